@@ -1,1 +1,19 @@
-//! events
+#![doc = include_str!("../README.md")]
+
+pub mod aggregate;
+pub mod codec;
+pub mod command;
+pub mod event;
+pub mod instance;
+pub mod key;
+pub mod project;
+pub mod refusal;
+pub mod target;
+pub mod text;
+pub mod workspace;
+
+pub use aggregate::{Aggregate, decide, evolve};
+pub use command::Command;
+pub use event::{Event, Recorded, Stream};
+pub use refusal::Refusal;
+pub use text::SecretLook;

@@ -1,0 +1,268 @@
+//! What can be asked. A command is an order; time, ids and secrets come in with it, so
+//! that deciding needs no clock and no dice.
+
+use std::collections::BTreeMap;
+
+use schemas::api::Source;
+use schemas::entry::{Bodies, ErrorProfile, Scheme, Timeouts};
+use schemas::{
+    AccountId, Environment, KeyId, Limits, PlanLimits, SecretId, TargetId, Timestamp, WorkspaceId,
+};
+
+use crate::event::{SecretMade, Stream};
+
+/// An order to one aggregate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// To a key.
+    Key(KeyId, KeyCommand),
+    /// To a workspace.
+    Workspace(WorkspaceId, WorkspaceCommand),
+    /// To a target.
+    Target(TargetId, TargetCommand),
+    /// To the installation.
+    Instance(InstanceCommand),
+}
+
+impl Command {
+    /// The stream that the command speaks to.
+    pub fn stream(&self) -> Stream {
+        match self {
+            Self::Key(id, _) => Stream::Key(*id),
+            Self::Workspace(id, _) => Stream::Workspace(*id),
+            Self::Target(id, _) => Stream::Target(*id),
+            Self::Instance(_) => Stream::Instance,
+        }
+    }
+}
+
+/// An order to a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyCommand {
+    /// Make it.
+    Create(Box<CreateKey>),
+    /// Change fields.
+    Patch(Box<PatchKey>),
+    /// Switch it off; may be repeated.
+    Deactivate,
+    /// Switch it on again; may be repeated.
+    Reactivate,
+    /// Switch it off for good; may be repeated.
+    Revoke,
+    /// Give it a new secret.
+    Rotate(RotateKey),
+    /// Remove it; whoever asks has proven that no proxy ever admitted it.
+    Purge,
+    /// A proxy reported a use.
+    RecordFirstUse {
+        /// The secret that was presented.
+        secret_id: SecretId,
+        /// When, by the proxy's clock.
+        used_at: Timestamp,
+    },
+}
+
+/// The fields of a new key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // each is the field of `schemas::api::Key` of the same name
+pub struct CreateKey {
+    pub name: String,
+    pub category: Option<String>,
+    pub environment: Environment,
+    pub expires_at: Option<Timestamp>,
+    pub limits: Limits,
+    pub metadata: BTreeMap<String, String>,
+    pub replaces: Option<KeyId>,
+    pub rotation_due_at: Option<Timestamp>,
+    pub source: Source,
+    pub secret: SecretMade,
+}
+
+/// Fields to change: the outer `None` leaves a field as it is, the inner one clears it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(missing_docs)] // each is the field of `schemas::api::Key` of the same name
+pub struct PatchKey {
+    pub name: Option<String>,
+    pub category: Option<Option<String>>,
+    pub expires_at: Option<Option<Timestamp>>,
+    pub limits: Option<LimitsPatch>,
+    pub metadata: Option<MetadataPatch>,
+    pub rotation_due_at: Option<Option<Timestamp>>,
+}
+
+/// How limits change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LimitsPatch {
+    /// All are cleared.
+    Clear,
+    /// The named ones are set, or cleared by `None`.
+    Merge(BTreeMap<String, Option<u64>>),
+}
+
+/// How metadata changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetadataPatch {
+    /// All pairs are removed.
+    Clear,
+    /// The named pairs are set, or removed by `None`.
+    Merge(BTreeMap<String, Option<String>>),
+}
+
+/// A new secret for a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RotateKey {
+    /// How long the secrets before stay good, in seconds; required unless the reason is
+    /// `leaked`.
+    pub overlap_seconds: Option<u64>,
+    /// The longest overlap that the workspace allows, in seconds.
+    pub overlap_max_seconds: u64,
+    /// Why. `leaked` ends all other secrets at once.
+    pub reason: Option<String>,
+    /// The new secret.
+    pub secret: SecretMade,
+}
+
+/// An order to a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WorkspaceCommand {
+    /// Make it.
+    Create {
+        /// What people call it.
+        name: String,
+        /// Its first owner.
+        owner: AccountId,
+    },
+    /// Change settings.
+    Patch(PatchWorkspace),
+}
+
+/// Settings to change; `None` leaves a setting as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(missing_docs)] // each is the field of `schemas::api::Workspace` of the same name
+pub struct PatchWorkspace {
+    pub name: Option<String>,
+    pub plan_limits: Option<LimitsPatch>,
+    pub error_profile: Option<Option<ErrorProfile>>,
+    pub rotation_overlap_max_seconds: Option<Option<u64>>,
+    pub allow_query_key: Option<bool>,
+}
+
+/// An order to a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetCommand {
+    /// Approve it.
+    Create(Box<CreateTarget>),
+    /// Change fields.
+    Patch(Box<PatchTarget>),
+    /// Approve it no longer.
+    Delete,
+    /// Move the demo's own target to where its upstream listens now. No caller of the API
+    /// can give this order.
+    MoveDemo {
+        /// The loopback port.
+        port: u16,
+    },
+}
+
+/// The fields of a new target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // each is the field of `schemas::api::Target` of the same name
+pub struct CreateTarget {
+    pub workspace_id: WorkspaceId,
+    pub name: String,
+    pub host: String,
+    pub scheme: Scheme,
+    pub port: Option<u64>,
+    pub extra_ports: Vec<u64>,
+    pub base_path: String,
+    pub timeouts: Timeouts,
+    pub bodies: Bodies,
+    pub allow_set_cookie: bool,
+    pub allow_private: bool,
+    /// What the installation lets targets be.
+    pub rules: TargetRules,
+}
+
+/// Fields to change; `None` leaves a field as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(missing_docs)] // each is the field of `schemas::api::Target` of the same name
+pub struct PatchTarget {
+    pub name: Option<String>,
+    pub host: Option<String>,
+    pub scheme: Option<Scheme>,
+    pub port: Option<Option<u64>>,
+    pub extra_ports: Option<Vec<u64>>,
+    pub base_path: Option<String>,
+    pub timeouts: Option<BTreeMap<String, Option<u64>>>,
+    pub bodies: Option<BTreeMap<String, Option<u64>>>,
+    pub allow_set_cookie: Option<bool>,
+    pub allow_private: Option<bool>,
+    /// What the installation lets targets be.
+    pub rules: TargetRules,
+}
+
+/// What the installation lets targets be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TargetRules {
+    /// `[security] allow_private_upstreams`.
+    pub allow_private_upstreams: bool,
+    /// The demo's own target: a loopback address and plain text, which the proxy lets
+    /// through for exactly the address that the demo's upstream listens on.
+    pub is_demo: bool,
+}
+
+/// An order to the installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InstanceCommand {
+    /// Make somebody the first operator; refused where there is one.
+    AddFirstOperator {
+        /// The account.
+        account_id: AccountId,
+    },
+    /// Make somebody an operator.
+    AddOperator {
+        /// The account.
+        account_id: AccountId,
+    },
+    /// Change settings.
+    Patch {
+        /// Caps over all requests.
+        global_limits: Option<LimitsPatch>,
+        /// The shape of error bodies for callers without a workspace; the inner `None`
+        /// is the default.
+        error_profile: Option<Option<ErrorProfile>>,
+    },
+}
+
+/// Merges named rates into plan limits, or says which names are not rates.
+pub(crate) fn merge_plan_limits(
+    field: &str,
+    before: PlanLimits,
+    patch: Option<&LimitsPatch>,
+    refusals: &mut Vec<crate::refusal::FieldRefusal>,
+) -> PlanLimits {
+    let mut after = before;
+    match patch {
+        None => {}
+        Some(LimitsPatch::Clear) => after = PlanLimits::default(),
+        Some(LimitsPatch::Merge(members)) => {
+            for (name, value) in members {
+                if value.is_some_and(|value| value > crate::key::INTEGER_MAX) {
+                    refusals.push(crate::refusal::FieldRefusal::invalid(
+                        format!("{field}.{name}"),
+                        format!("null or 0 to {}", crate::key::INTEGER_MAX),
+                    ));
+                }
+                match name.as_str() {
+                    "rps" => after.rps = *value,
+                    "rpm" => after.rpm = *value,
+                    _ => refusals.push(crate::refusal::FieldRefusal::invalid(
+                        format!("{field}.{name}"),
+                        "not a rate; rps and rpm are",
+                    )),
+                }
+            }
+        }
+    }
+    after
+}

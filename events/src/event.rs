@@ -1,0 +1,355 @@
+//! Everything that can happen. An event is a fact in the past tense; it is written once
+//! and read for ever, so it holds no secret, no e-mail address and no person's name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use schemas::api::{Actor, Source};
+use schemas::entry::{Bodies, ErrorProfile, Owner, Scheme, Timeouts};
+use schemas::{
+    AccountId, CredentialHash, Environment, EventId, KeyId, Limits, LineageId, PlanLimits,
+    Position, SecretId, TargetId, TeamId, Timestamp, WorkspaceId,
+};
+use serde::{Deserialize, Serialize};
+
+/// An event with its place in the log: the members that are hashed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its place in the whole log, dense from 1.
+    pub position: Position,
+    /// The history it belongs to.
+    pub lineage: LineageId,
+    /// The generation of that history.
+    pub generation: u32,
+    /// What it happened to.
+    pub stream: Stream,
+    /// Its number within the stream, from 1.
+    pub stream_version: u64,
+    /// Its own id.
+    pub id: EventId,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// The workspace it belongs to; `None` for the instance and its regions.
+    pub workspace_id: Option<WorkspaceId>,
+    /// Who did it.
+    pub actor: Actor,
+    /// The request that asked for it.
+    pub request_id: Option<String>,
+    /// The event that this one follows from.
+    pub causation_id: Option<EventId>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What an event happened to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stream {
+    /// One key.
+    Key(KeyId),
+    /// One workspace: its settings.
+    Workspace(WorkspaceId),
+    /// One target.
+    Target(TargetId),
+    /// The whole installation.
+    Instance,
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(id) => write!(f, "key/{id}"),
+            Self::Workspace(id) => write!(f, "workspace/{id}"),
+            Self::Target(id) => write!(f, "target/{id}"),
+            Self::Instance => f.write_str("instance"),
+        }
+    }
+}
+
+/// The text does not name a stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not the name of a stream: {0}")]
+pub struct BadStream(pub String);
+
+impl FromStr for Stream {
+    type Err = BadStream;
+
+    fn from_str(text: &str) -> Result<Self, BadStream> {
+        let bad = || BadStream(text.to_owned());
+        if text == "instance" {
+            return Ok(Self::Instance);
+        }
+        let (kind, id) = text.split_once('/').ok_or_else(bad)?;
+        match kind {
+            "key" => id.parse().map(Self::Key).map_err(|_| bad()),
+            "workspace" => id.parse().map(Self::Workspace).map_err(|_| bad()),
+            "target" => id.parse().map(Self::Target).map_err(|_| bad()),
+            _ => Err(bad()),
+        }
+    }
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data")]
+pub enum Event {
+    /// A key was made, with its first secret.
+    #[serde(rename = "key.created")]
+    KeyCreated(Box<KeyCreated>),
+    /// Fields of a key were changed; each says from what to what.
+    #[serde(rename = "key.updated")]
+    KeyUpdated {
+        /// The fields.
+        changes: KeyChanges,
+    },
+    /// A key was switched off and may be switched on again.
+    #[serde(rename = "key.deactivated")]
+    KeyDeactivated {},
+    /// A key was switched on again.
+    #[serde(rename = "key.reactivated")]
+    KeyReactivated {},
+    /// A key was switched off for good. Nothing follows that brings it back.
+    #[serde(rename = "key.revoked")]
+    KeyRevoked {},
+    /// A key got a new secret; others end now or later.
+    #[serde(rename = "key.rotated")]
+    KeyRotated(KeyRotated),
+    /// A proxy admitted a request with this key for the first time. From here on it has
+    /// a history and cannot be purged.
+    #[serde(rename = "key.first_used")]
+    KeyFirstUsed {
+        /// The secret that was presented.
+        secret_id: SecretId,
+        /// When, by the proxy's clock.
+        used_at: Timestamp,
+    },
+    /// A key that was proven never used was removed.
+    #[serde(rename = "key.purged")]
+    KeyPurged {},
+    /// A workspace was made.
+    #[serde(rename = "workspace.created")]
+    WorkspaceCreated {
+        /// What people call it.
+        name: String,
+        /// Its first owner.
+        owner: AccountId,
+    },
+    /// Settings of a workspace were changed.
+    #[serde(rename = "workspace.updated")]
+    WorkspaceUpdated {
+        /// The settings.
+        changes: WorkspaceChanges,
+    },
+    /// A target was approved.
+    #[serde(rename = "target.created")]
+    TargetCreated(Box<TargetFields>),
+    /// Fields of a target were changed.
+    #[serde(rename = "target.updated")]
+    TargetUpdated {
+        /// The fields.
+        changes: Box<TargetChanges>,
+    },
+    /// A target is approved no longer.
+    #[serde(rename = "target.deleted")]
+    TargetDeleted {},
+    /// Somebody became an operator of the installation.
+    #[serde(rename = "instance.operator_added")]
+    OperatorAdded {
+        /// The account.
+        account_id: AccountId,
+    },
+    /// Settings of the installation were changed.
+    #[serde(rename = "instance.updated")]
+    InstanceUpdated {
+        /// The settings.
+        changes: InstanceChanges,
+    },
+}
+
+/// The data of `key.created`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyCreated {
+    /// What people call it.
+    pub name: String,
+    /// A label with no effect on behaviour.
+    pub category: Option<String>,
+    /// The marker in its secrets.
+    pub environment: Environment,
+    /// The team that it belongs to.
+    pub team_id: Option<TeamId>,
+    /// Who owns it.
+    pub owner: Option<Owner>,
+    /// When it stops by itself.
+    pub expires_at: Option<Timestamp>,
+    /// Rates.
+    pub limits: Limits,
+    /// Labels for programs.
+    pub metadata: BTreeMap<String, String>,
+    /// The key that this one takes the place of.
+    pub replaces: Option<KeyId>,
+    /// When its secret should be replaced; a reminder.
+    pub rotation_due_at: Option<Timestamp>,
+    /// Where it was made.
+    pub source: Source,
+    /// Its first secret.
+    pub secret: SecretMade,
+}
+
+/// A secret, as the log knows it: its hash and what may be shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretMade {
+    /// The secret's id.
+    pub id: SecretId,
+    /// What proxies look up.
+    pub hash: CredentialHash,
+    /// The first 16 characters of the key string.
+    pub prefix: String,
+    /// The last 4 characters of the key string.
+    pub last4: String,
+}
+
+/// The data of `key.rotated`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRotated {
+    /// The new secret.
+    pub secret: SecretMade,
+    /// Secrets that end with this event, by state and for good.
+    pub ended: Vec<SecretId>,
+    /// Secrets that end later, by time.
+    pub ending: Vec<SecretEnding>,
+    /// Why, in the words of whoever asked.
+    pub reason: Option<String>,
+}
+
+/// A secret that ends by time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretEnding {
+    /// The secret.
+    pub id: SecretId,
+    /// When it ends.
+    pub ends_at: Timestamp,
+}
+
+/// The fields of a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetFields {
+    /// The name in `/t/<name>/…`.
+    pub name: String,
+    /// The host, lower case.
+    pub host: String,
+    /// How it is spoken to.
+    pub scheme: Scheme,
+    /// The port of requests by name.
+    pub port: u16,
+    /// Further ports that requests by URL may name.
+    pub extra_ports: Vec<u16>,
+    /// What every path must begin with; empty, or `/` and no `/` at the end.
+    pub base_path: String,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// Caps on bodies.
+    pub bodies: Bodies,
+    /// Whether `set-cookie` of the upstream reaches the client.
+    pub allow_set_cookie: bool,
+    /// Whether addresses that are not public may be connected to.
+    pub allow_private: bool,
+}
+
+/// From what to what a field was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change<T> {
+    /// Before.
+    pub from: T,
+    /// After.
+    pub to: T,
+}
+
+impl<T: PartialEq + Clone> Change<T> {
+    /// The change from one value to another, or `None` where they are equal.
+    pub fn between(from: &T, to: &T) -> Option<Self> {
+        (from != to).then(|| Self {
+            from: from.clone(),
+            to: to.clone(),
+        })
+    }
+}
+
+/// Declares the changeable fields of a struct once: what an update event holds, how it
+/// is found, and how it is applied.
+macro_rules! changes {
+    ($(#[$doc:meta])* $name:ident of $of:ty { $($field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+        #[allow(missing_docs)] // each is the field of the same name
+        pub struct $name {
+            $(#[serde(default, skip_serializing_if = "Option::is_none")]
+            pub $field: Option<Change<$type>>,)*
+        }
+
+        impl $name {
+            /// What has to change for `before` to become `after`.
+            pub fn between(before: &$of, after: &$of) -> Self {
+                Self { $($field: Change::between(&before.$field, &after.$field),)* }
+            }
+
+            /// Whether nothing changes.
+            pub fn is_empty(&self) -> bool {
+                $(self.$field.is_none())&&*
+            }
+
+            /// Makes the changes.
+            pub fn apply(&self, to: &mut $of) {
+                $(if let Some(change) = &self.$field {
+                    to.$field = change.to.clone();
+                })*
+            }
+        }
+    };
+}
+
+changes! {
+    /// Fields of a key that were changed.
+    KeyChanges of crate::key::Key {
+        name: String,
+        category: Option<String>,
+        expires_at: Option<Timestamp>,
+        limits: Limits,
+        metadata: BTreeMap<String, String>,
+        rotation_due_at: Option<Timestamp>,
+    }
+}
+
+changes! {
+    /// Settings of a workspace that were changed.
+    WorkspaceChanges of crate::workspace::Settings {
+        name: String,
+        plan_limits: PlanLimits,
+        error_profile: Option<ErrorProfile>,
+        rotation_overlap_max_seconds: u64,
+        allow_query_key: bool,
+    }
+}
+
+changes! {
+    /// Fields of a target that were changed.
+    TargetChanges of TargetFields {
+        name: String,
+        host: String,
+        scheme: Scheme,
+        port: u16,
+        extra_ports: Vec<u16>,
+        base_path: String,
+        timeouts: Timeouts,
+        bodies: Bodies,
+        allow_set_cookie: bool,
+        allow_private: bool,
+    }
+}
+
+changes! {
+    /// Settings of the installation that were changed.
+    InstanceChanges of crate::instance::Settings {
+        global_limits: PlanLimits,
+        error_profile: ErrorProfile,
+    }
+}

@@ -1,0 +1,77 @@
+//! The domain's "no". It knows nothing of HTTP; the edge turns it into an answer.
+
+/// Why a command changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Fields of the command break rules; all of them are named.
+    #[error("fields are not right: {}", .0.iter().map(|it| it.field.as_str()).collect::<Vec<_>>().join(", "))]
+    Fields(Vec<FieldRefusal>),
+    /// There is no such thing.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// It exists already.
+    #[error("this {0} exists already")]
+    Exists(&'static str),
+    /// Another one of the workspace has this name or address.
+    #[error("the {0} is taken")]
+    NameTaken(&'static str),
+    /// A revoked key stays revoked.
+    #[error("the key is revoked for good")]
+    KeyRevoked,
+    /// A key that was used keeps its history.
+    #[error("the key was used")]
+    KeyHasHistory,
+    /// Two secrets are live already.
+    #[error("two secrets are live already")]
+    RotationInProgress,
+    /// The resource is at another version than the command was made for.
+    #[error("the resource is at version {actual}")]
+    VersionMismatch {
+        /// The version that it is at.
+        actual: u64,
+    },
+}
+
+/// One field that breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldRefusal {
+    /// The field, dotted: `limits.rpm`.
+    pub field: String,
+    /// The kind of rule.
+    pub code: FieldCode,
+    /// What would be right.
+    pub detail: String,
+}
+
+impl FieldRefusal {
+    /// A field that is simply not right.
+    pub fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            code: FieldCode::Invalid,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// The kinds of rule that a field can break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FieldCode {
+    /// Out of range, of the wrong form, missing.
+    Invalid,
+    /// It looks like a credential or an address.
+    LooksLikeSecret,
+    /// The host may not be a target.
+    HostNotAllowed,
+    /// What it promises is not enforced yet.
+    NotAvailable,
+}
+
+/// `Ok` when nothing was refused.
+pub(crate) fn none(refusals: Vec<FieldRefusal>) -> Result<(), Refusal> {
+    if refusals.is_empty() {
+        Ok(())
+    } else {
+        Err(Refusal::Fields(refusals))
+    }
+}

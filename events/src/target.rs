@@ -1,0 +1,487 @@
+//! A target: where the keys of a workspace may go.
+//!
+//! Rules here are about the *name* of a host. Whether an address may be connected to is
+//! judged by the proxy at request time, since a name can point anywhere tomorrow.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use schemas::entry::{Bodies, Scheme, Timeouts};
+use schemas::{Position, TargetId, Timestamp, WorkspaceId};
+use serde::{Deserialize, Serialize};
+
+use crate::command::{CreateTarget, PatchTarget, TargetCommand, TargetRules};
+use crate::event::{Event, Recorded, Stream, TargetChanges, TargetFields};
+use crate::refusal::{self, FieldCode, FieldRefusal, Refusal};
+use crate::text::SecretLook;
+
+const NAME_CHARS_MAX: usize = 64;
+const EXTRA_PORTS_MAX: usize = 16;
+const BASE_PATH_BYTES_MAX: usize = 512;
+const TIMEOUT_MS_MAX: u64 = 3_600_000;
+const BODY_BYTES_MAX: u64 = 1 << 40;
+
+/// Ports of databases, caches, brokers and container engines: no API listens there, and
+/// a proxy that reaches them is a way into the operator's network.
+const FORBIDDEN_PORTS: [u16; 24] = [
+    1433, 1521, 2049, 2375, 2376, 2379, 2380, 3306, 4222, 5432, 5672, 5984, 6379, 6380, 7000, 7001,
+    8086, 9042, 9092, 9200, 9300, 10250, 11211, 27017,
+];
+
+/// A target, folded from its events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The target's id.
+    pub id: TargetId,
+    /// The workspace that approved it.
+    pub workspace_id: WorkspaceId,
+    /// What can be changed.
+    pub fields: TargetFields,
+    /// Approved no longer; kept so that proxies learn it.
+    pub deleted: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Number of its last event.
+    pub version: u64,
+    /// Place of its last event in the log.
+    pub position: Position,
+}
+
+/// What follows from a command, or why nothing does.
+///
+/// # Errors
+/// [`Refusal`]; uniqueness of names and addresses is not decided here, since one target
+/// does not know the others.
+pub fn decide(
+    target: Option<&Target>,
+    command: &TargetCommand,
+    look: &SecretLook,
+) -> Result<Vec<Event>, Refusal> {
+    let target = target.filter(|target| !target.deleted);
+    if let TargetCommand::Create(create) = command {
+        return match target {
+            Some(_) => Err(Refusal::Exists("target")),
+            None => {
+                let fields = checked(created(create), &create.rules, look)?;
+                Ok(vec![Event::TargetCreated(Box::new(fields))])
+            }
+        };
+    }
+    let target = target.ok_or(Refusal::NotFound("target"))?;
+    let after = match command {
+        TargetCommand::Create(_) => unreachable!("handled above"),
+        TargetCommand::Delete => return Ok(vec![Event::TargetDeleted {}]),
+        TargetCommand::Patch(patch) => {
+            let (fields, refusals) = patched(&target.fields, patch);
+            checked((fields, refusals), &patch.rules, look)?
+        }
+        TargetCommand::MoveDemo { port } => TargetFields {
+            port: *port,
+            ..target.fields.clone()
+        },
+    };
+    let changes = TargetChanges::between(&target.fields, &after);
+    Ok(if changes.is_empty() {
+        vec![]
+    } else {
+        vec![Event::TargetUpdated {
+            changes: Box::new(changes),
+        }]
+    })
+}
+
+/// The target after an event.
+pub fn evolve(target: Option<Target>, recorded: &Recorded) -> Option<Target> {
+    let mut target = match (&recorded.event, recorded.stream) {
+        (Event::TargetCreated(fields), Stream::Target(id)) => Target {
+            id,
+            workspace_id: recorded.workspace_id?,
+            fields: (**fields).clone(),
+            deleted: false,
+            created_at: recorded.at,
+            version: recorded.stream_version,
+            position: recorded.position,
+        },
+        _ => target?,
+    };
+    match &recorded.event {
+        Event::TargetUpdated { changes } => changes.apply(&mut target.fields),
+        Event::TargetDeleted {} => target.deleted = true,
+        _ => {}
+    }
+    target.version = recorded.stream_version;
+    target.position = recorded.position;
+    Some(target)
+}
+
+// === fields ===
+
+/// Ports as they came in, which may not be ports at all.
+type Draft = (TargetFields, Vec<FieldRefusal>);
+
+fn created(create: &CreateTarget) -> Draft {
+    let mut refusals = Vec::new();
+    let port = create.port.map_or(create.scheme.default_port(), |port| {
+        to_port("port", port, &mut refusals)
+    });
+    let extra_ports = to_ports(&create.extra_ports, &mut refusals);
+    let fields = TargetFields {
+        name: create.name.trim().to_owned(),
+        host: normal_host(&create.host),
+        scheme: create.scheme,
+        port,
+        extra_ports,
+        base_path: normal_base_path(&create.base_path),
+        timeouts: create.timeouts,
+        bodies: create.bodies,
+        allow_set_cookie: create.allow_set_cookie,
+        allow_private: create.allow_private,
+    };
+    (fields, refusals)
+}
+
+fn patched(before: &TargetFields, patch: &PatchTarget) -> Draft {
+    let mut refusals = Vec::new();
+    let mut after = before.clone();
+    if let Some(name) = &patch.name {
+        after.name = name.trim().to_owned();
+    }
+    if let Some(host) = &patch.host {
+        after.host = normal_host(host);
+    }
+    if let Some(scheme) = patch.scheme {
+        // A port that nobody chose follows the scheme.
+        if before.port == before.scheme.default_port() {
+            after.port = scheme.default_port();
+        }
+        after.scheme = scheme;
+    }
+    if let Some(port) = patch.port {
+        after.port = port.map_or(after.scheme.default_port(), |port| {
+            to_port("port", port, &mut refusals)
+        });
+    }
+    if let Some(ports) = &patch.extra_ports {
+        after.extra_ports = to_ports(ports, &mut refusals);
+    }
+    if let Some(base_path) = &patch.base_path {
+        after.base_path = normal_base_path(base_path);
+    }
+    if let Some(members) = &patch.timeouts {
+        merge_timeouts(&mut after.timeouts, members, &mut refusals);
+    }
+    if let Some(members) = &patch.bodies {
+        merge_bodies(&mut after.bodies, members, &mut refusals);
+    }
+    if let Some(allow) = patch.allow_set_cookie {
+        after.allow_set_cookie = allow;
+    }
+    if let Some(allow) = patch.allow_private {
+        after.allow_private = allow;
+    }
+    (after, refusals)
+}
+
+/// Sets the named deadlines, or clears them by `None`.
+pub fn merge_timeouts(
+    timeouts: &mut Timeouts,
+    members: &BTreeMap<String, Option<u64>>,
+    refusals: &mut Vec<FieldRefusal>,
+) {
+    for (name, value) in members {
+        match name.as_str() {
+            "connect_ms" => timeouts.connect_ms = *value,
+            "first_byte_ms" => timeouts.first_byte_ms = *value,
+            "idle_ms" => timeouts.idle_ms = *value,
+            "total_ms" => timeouts.total_ms = *value,
+            _ => refusals.push(FieldRefusal::invalid(
+                format!("timeouts.{name}"),
+                "not a deadline; connect_ms, first_byte_ms, idle_ms and total_ms are",
+            )),
+        }
+    }
+}
+
+/// Sets the named caps, or clears them by `None`.
+pub fn merge_bodies(
+    bodies: &mut Bodies,
+    members: &BTreeMap<String, Option<u64>>,
+    refusals: &mut Vec<FieldRefusal>,
+) {
+    for (name, value) in members {
+        match name.as_str() {
+            "request_bytes_max" => bodies.request_bytes_max = *value,
+            "response_bytes_max" => bodies.response_bytes_max = *value,
+            _ => refusals.push(FieldRefusal::invalid(
+                format!("bodies.{name}"),
+                "not a cap; request_bytes_max and response_bytes_max are",
+            )),
+        }
+    }
+}
+
+fn to_port(field: &str, port: u64, refusals: &mut Vec<FieldRefusal>) -> u16 {
+    u16::try_from(port)
+        .ok()
+        .filter(|port| *port > 0)
+        .unwrap_or_else(|| {
+            refusals.push(FieldRefusal::invalid(field, "a port, 1 to 65535"));
+            1
+        })
+}
+
+fn to_ports(ports: &[u64], refusals: &mut Vec<FieldRefusal>) -> Vec<u16> {
+    if ports.len() > EXTRA_PORTS_MAX {
+        refusals.push(FieldRefusal::invalid(
+            "extra_ports",
+            format!("at most {EXTRA_PORTS_MAX} ports"),
+        ));
+        return Vec::new();
+    }
+    let mut ports: Vec<u16> = ports
+        .iter()
+        .map(|port| to_port("extra_ports", *port, refusals))
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+fn normal_host(host: &str) -> String {
+    host.trim().trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn normal_base_path(path: &str) -> String {
+    path.trim_end_matches('/').to_owned()
+}
+
+// === rules ===
+
+fn checked(
+    (fields, mut refusals): Draft,
+    rules: &TargetRules,
+    look: &SecretLook,
+) -> Result<TargetFields, Refusal> {
+    if !is_target_name(&fields.name) {
+        refusals.push(FieldRefusal::invalid(
+            "name",
+            format!(
+                "1 to {NAME_CHARS_MAX} of letters, digits, '.', '_' and '-', beginning with a \
+                 letter or digit: it stands in the path /t/<name>/"
+            ),
+        ));
+    } else {
+        look.check("name", &fields.name, NAME_CHARS_MAX, &mut refusals);
+    }
+    if !is_base_path(&fields.base_path) {
+        refusals.push(FieldRefusal::invalid(
+            "base_path",
+            "empty, or '/' and path segments without '.', '..', '//', '%', '?', '#' and '\\'",
+        ));
+    }
+    check_private(&fields, rules, &mut refusals);
+    check_host(&fields, rules, &mut refusals);
+    for (field, port) in std::iter::once(("port", fields.port))
+        .chain(fields.extra_ports.iter().map(|port| ("extra_ports", *port)))
+    {
+        if !rules.is_demo && !is_allowed_port(port) {
+            refusals.push(FieldRefusal::invalid(
+                field,
+                "80, 443, or 1024 to 65535 without those of databases, caches, brokers and \
+                 container engines",
+            ));
+        }
+    }
+    check_range(
+        "timeouts",
+        &timeout_members(&fields.timeouts),
+        TIMEOUT_MS_MAX,
+        &mut refusals,
+    );
+    check_range(
+        "bodies",
+        &body_members(&fields.bodies),
+        BODY_BYTES_MAX,
+        &mut refusals,
+    );
+    refusal::none(refusals).map(|()| fields)
+}
+
+fn check_private(fields: &TargetFields, rules: &TargetRules, refusals: &mut Vec<FieldRefusal>) {
+    if fields.allow_private && !rules.allow_private_upstreams {
+        refusals.push(FieldRefusal::invalid(
+            "allow_private",
+            "false: this installation does not let targets be private; its operator can, with \
+             [security] allow_private_upstreams = true",
+        ));
+    }
+    if fields.scheme == Scheme::Http && !fields.allow_private && !rules.is_demo {
+        refusals.push(FieldRefusal::invalid(
+            "scheme",
+            "https; plain http needs allow_private, which needs [security] \
+             allow_private_upstreams = true",
+        ));
+    }
+}
+
+fn check_host(fields: &TargetFields, rules: &TargetRules, refusals: &mut Vec<FieldRefusal>) {
+    let host = fields.host.as_str();
+    let mut refuse = |code, detail: &str| {
+        refusals.push(FieldRefusal {
+            field: "host".to_owned(),
+            code,
+            detail: detail.to_owned(),
+        });
+    };
+    if host.starts_with("*.") {
+        refuse(
+            FieldCode::NotAvailable,
+            "wildcards are not available yet: name the host",
+        );
+        return;
+    }
+    let literal = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
+    if let Ok(address) = literal {
+        if matches!(address, IpAddr::V6(_)) != host.starts_with('[') {
+            refuse(
+                FieldCode::Invalid,
+                "an IPv6 address stands in brackets, as in a URL",
+            );
+        } else if !fields.allow_private && !rules.is_demo {
+            refuse(
+                FieldCode::HostNotAllowed,
+                "a host name; an address needs allow_private, which needs [security] \
+                 allow_private_upstreams = true",
+            );
+        }
+        return;
+    }
+    if !is_host_name(host) {
+        refuse(
+            FieldCode::Invalid,
+            "a host name such as api.example.com, without scheme or port",
+        );
+    } else if is_internal_name(host) && !fields.allow_private && !rules.is_demo {
+        refuse(
+            FieldCode::HostNotAllowed,
+            "a public host name; an internal one needs allow_private, which needs [security] \
+             allow_private_upstreams = true",
+        );
+    }
+}
+
+/// Letters, digits and hyphens in labels of 1 to 63 (RFC 1123, 2.1); a last label of
+/// digits only would be read as an address by some.
+fn is_host_name(host: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last_is_number = host
+        .rsplit('.')
+        .next()
+        .is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()))
+        || host
+            .rsplit('.')
+            .next()
+            .is_some_and(|label| label.starts_with("0x"));
+    host.len() <= 253 && host.split('.').all(is_label) && !last_is_number
+}
+
+/// Names that only mean something inside a network (RFC 6761, RFC 6762, RFC 8375, ICANN's
+/// `.internal`), and names of a single label.
+fn is_internal_name(host: &str) -> bool {
+    const SUFFIXES: [&str; 14] = [
+        "localhost",
+        "local",
+        "internal",
+        "intranet",
+        "private",
+        "corp",
+        "home",
+        "lan",
+        "home.arpa",
+        "localdomain",
+        "test",
+        "invalid",
+        "onion",
+        "alt",
+    ];
+    !host.contains('.')
+        || SUFFIXES.iter().any(|suffix| {
+            host.strip_suffix(suffix)
+                .is_some_and(|rest| rest.ends_with('.'))
+        })
+}
+
+fn is_allowed_port(port: u16) -> bool {
+    matches!(port, 80 | 443 | 1024..) && !FORBIDDEN_PORTS.contains(&port)
+}
+
+fn is_target_name(name: &str) -> bool {
+    (1..=NAME_CHARS_MAX).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && name.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+/// Only what no decoder can read in two ways: no escapes, no dot segments, no doubled or
+/// backward slashes.
+fn is_base_path(path: &str) -> bool {
+    let is_segment = |segment: &str| {
+        !segment.is_empty()
+            && !segment.starts_with("..")
+            && segment != "."
+            && segment.bytes().all(|b| {
+                b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'@' | b':')
+            })
+    };
+    path.is_empty()
+        || (path.len() <= BASE_PATH_BYTES_MAX
+            && path
+                .strip_prefix('/')
+                .is_some_and(|rest| rest.split('/').all(is_segment)))
+}
+
+fn timeout_members(timeouts: &Timeouts) -> [(&'static str, Option<u64>); 4] {
+    [
+        ("connect_ms", timeouts.connect_ms),
+        ("first_byte_ms", timeouts.first_byte_ms),
+        ("idle_ms", timeouts.idle_ms),
+        ("total_ms", timeouts.total_ms),
+    ]
+}
+
+fn body_members(bodies: &Bodies) -> [(&'static str, Option<u64>); 2] {
+    [
+        ("request_bytes_max", bodies.request_bytes_max),
+        ("response_bytes_max", bodies.response_bytes_max),
+    ]
+}
+
+fn check_range(
+    field: &str,
+    members: &[(&str, Option<u64>)],
+    max: u64,
+    refusals: &mut Vec<FieldRefusal>,
+) {
+    for (name, value) in members {
+        if value.is_some_and(|value| value == 0 || value > max) {
+            refusals.push(FieldRefusal::invalid(
+                format!("{field}.{name}"),
+                format!("null or 1 to {max}"),
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
