@@ -1,1 +1,20 @@
-//! control-plane
+#![doc = include_str!("../README.md")]
+
+pub mod audit;
+pub mod bootstrap;
+pub mod demo;
+pub mod execute;
+pub mod fleet;
+pub mod fresh;
+pub mod http;
+pub mod plane;
+pub mod projector;
+pub mod propagation;
+pub mod purge;
+pub mod region;
+pub mod replay;
+pub mod store;
+pub mod token;
+pub mod view;
+
+pub use plane::{Config, Plane};

@@ -1,0 +1,310 @@
+//! What the proxies of each region report, and who holds what.
+//!
+//! Every control plane listens to the renewals of its regions and so knows, without asking
+//! the database, how far each proxy is. The one that leads a region also stores what the
+//! proxies report and then answers them: an answered renewal is a stored one.
+
+mod uses;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use schemas::fleet::{LIVE_MS, Renewal, RenewalAnswer};
+use schemas::{BootId, KeyId, Position};
+use sqlx::Row as _;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::execute::Execute;
+use crate::fresh;
+use crate::region::{Incoming, Region};
+use crate::store::log::{self, to_i64};
+use crate::store::{self, Store, failed};
+
+/// A proxy that renewed within this time is live.
+const LIVE: Duration = Duration::from_millis(LIVE_MS.unsigned_abs());
+
+/// Knowledge of all regions; clones share it.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    regions: Arc<Mutex<BTreeMap<String, RegionState>>>,
+    /// Rises whenever something was learned, so that waiters look again.
+    changed: watch::Sender<u64>,
+    /// When this process began to listen: proxies that it has not heard yet may exist.
+    since: Instant,
+}
+
+#[derive(Debug, Default)]
+struct RegionState {
+    /// Whether this process projects into the region.
+    leading: bool,
+    /// What the region's Redis holds, as far as this process knows.
+    position: Position,
+    proxies: HashMap<String, Proxy>,
+}
+
+#[derive(Debug, Clone)]
+struct Proxy {
+    boot_id: BootId,
+    counter: u64,
+    position: Position,
+    renewed_at: Instant,
+}
+
+/// How far a region and its live proxies are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The region.
+    pub region: String,
+    /// What its Redis holds; `None` where this process does not project into it.
+    pub position: Option<Position>,
+    /// Its live proxies, by id.
+    pub proxies: Vec<(String, Position)>,
+    /// Whether this process has listened long enough to know all live proxies.
+    pub complete: bool,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// Knows the names of its regions and nothing else yet.
+    pub fn new<'a>(regions: impl IntoIterator<Item = &'a str>) -> Self {
+        let regions = regions
+            .into_iter()
+            .map(|name| (name.to_owned(), RegionState::default()));
+        Self {
+            regions: Arc::new(Mutex::new(regions.collect())),
+            changed: watch::Sender::new(0),
+            since: Instant::now(),
+        }
+    }
+
+    /// Tells when something was learned.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// How far each region is.
+    pub fn standings(&self) -> Vec<Standing> {
+        let complete = self.since.elapsed() > LIVE;
+        self.regions()
+            .iter()
+            .map(|(name, state)| {
+                let mut proxies: Vec<_> = state
+                    .proxies
+                    .iter()
+                    .filter(|(_, proxy)| proxy.renewed_at.elapsed() <= LIVE)
+                    .map(|(id, proxy)| (id.clone(), proxy.position))
+                    .collect();
+                proxies.sort();
+                Standing {
+                    region: name.clone(),
+                    position: state.leading.then_some(state.position),
+                    proxies,
+                    complete,
+                }
+            })
+            .collect()
+    }
+
+    /// This process projects into the region from here on.
+    pub(crate) fn start_leading(&self, region: &str, position: Position) {
+        self.update(region, |state| {
+            state.leading = true;
+            state.position = position;
+        });
+    }
+
+    /// This process no longer projects into the region.
+    pub(crate) fn stop_leading(&self, region: &str) {
+        self.update(region, |state| state.leading = false);
+    }
+
+    /// The region's Redis holds everything up to `position`.
+    pub(crate) fn region_holds(&self, region: &str, position: Position) {
+        self.update(region, |state| state.position = position);
+    }
+
+    fn hear(&self, region: &str, renewal: &Renewal) -> bool {
+        let mut leading = false;
+        self.update(region, |state| {
+            leading = state.leading;
+            let heard = state.proxies.get(&renewal.proxy_id);
+            let repeated = heard
+                .is_some_and(|it| it.boot_id == renewal.boot_id && it.counter >= renewal.counter);
+            if renewal.goodbye {
+                state.proxies.remove(&renewal.proxy_id);
+            } else if !repeated {
+                let proxy = Proxy {
+                    boot_id: renewal.boot_id,
+                    counter: renewal.counter,
+                    position: renewal.position,
+                    renewed_at: Instant::now(),
+                };
+                state.proxies.insert(renewal.proxy_id.clone(), proxy);
+            }
+        });
+        leading
+    }
+
+    fn update(&self, region: &str, change: impl FnOnce(&mut RegionState)) {
+        if let Some(state) = self.regions().get_mut(region) {
+            change(state);
+        }
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn regions(&self) -> MutexGuard<'_, BTreeMap<String, RegionState>> {
+        // A panic while the lock was held leaves plain data, which stays usable.
+        self.regions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Listens to the renewals of one region until the process ends.
+pub struct Listener {
+    store: Store,
+    region: Arc<dyn Region>,
+    fleet: Fleet,
+    execute: Execute,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Listens to `region`; first uses become events through `execute`.
+    pub fn new(store: Store, region: Arc<dyn Region>, fleet: Fleet, execute: Execute) -> Self {
+        Self {
+            store,
+            region,
+            fleet,
+            execute,
+        }
+    }
+
+    /// Runs until the task is dropped.
+    pub async fn run(self) {
+        let this = Arc::new(self);
+        loop {
+            match this.region.renewals().await {
+                Ok(mut renewals) => {
+                    while let Some(incoming) = renewals.next().await {
+                        let this = this.clone();
+                        tokio::spawn(async move { this.take_in(incoming).await });
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, region = this.region.name(), "renewals cannot be heard");
+                }
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    async fn take_in(&self, incoming: Incoming) {
+        let Incoming { renewal, reply } = incoming;
+        if !self.fleet.hear(self.region.name(), &renewal) {
+            return;
+        }
+        match self.store_and_answer(&renewal).await {
+            // The proxy may be gone; it will report again.
+            Ok(answer) => drop(reply.send(answer)),
+            Err(error) => {
+                let region = self.region.name();
+                let proxy_id = renewal.proxy_id.as_str();
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    region,
+                    proxy_id,
+                    "a renewal was not stored and is not answered"
+                );
+            }
+        }
+    }
+
+    async fn store_and_answer(&self, renewal: &Renewal) -> Result<RenewalAnswer, store::Error> {
+        uses::store(&self.store, &self.execute, &renewal.uses).await?;
+        save_member(&self.store, renewal).await?;
+        let head = log::head(&self.store).await?;
+        Ok(RenewalAnswer {
+            boot_id: renewal.boot_id,
+            counter: renewal.counter,
+            lineage: head.lineage,
+            generation: head.generation,
+            head: head.position,
+            now_ms: fresh::now().unix_ms(),
+        })
+    }
+}
+
+async fn save_member(store: &Store, renewal: &Renewal) -> Result<(), store::Error> {
+    let uses_position = if renewal.uses_complete {
+        renewal.position
+    } else {
+        0
+    };
+    sqlx::query(
+        "INSERT INTO members (region, proxy_id, boot_id, position, uses_position, \
+         renewed_at_ms, version, state, freshness_ms) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+         ON CONFLICT (region, proxy_id) DO UPDATE SET boot_id = excluded.boot_id, \
+         position = excluded.position, \
+         uses_position = CASE WHEN excluded.uses_position > 0 THEN excluded.uses_position \
+         ELSE members.uses_position END, renewed_at_ms = excluded.renewed_at_ms, \
+         version = excluded.version, state = excluded.state, \
+         freshness_ms = excluded.freshness_ms",
+    )
+    .bind(renewal.region.clone())
+    .bind(renewal.proxy_id.clone())
+    .bind(renewal.boot_id.to_string())
+    .bind(to_i64(renewal.position))
+    .bind(to_i64(uses_position))
+    .bind(fresh::now().unix_ms())
+    .bind(renewal.version.clone())
+    .bind(format!("{:?}", renewal.state).to_lowercase())
+    .bind(to_i64(renewal.freshness_ms))
+    .execute(store.pool())
+    .await
+    .map(drop)
+    .map_err(failed("store a renewal"))
+}
+
+/// The proxies that renewed in the last 2 s and have not yet reported all uses up to
+/// `position`, as `region/proxy`.
+///
+/// # Errors
+/// [`store::Error`].
+pub async fn not_reported(store: &Store, position: Position) -> Result<Vec<String>, store::Error> {
+    let rows = sqlx::query(
+        "SELECT region, proxy_id FROM members \
+         WHERE renewed_at_ms > $1 AND uses_position < $2 ORDER BY region, proxy_id",
+    )
+    .bind(fresh::now().unix_ms() - LIVE_MS)
+    .bind(to_i64(position))
+    .fetch_all(store.pool())
+    .await
+    .map_err(failed("read the members"))?;
+    rows.iter()
+        .map(|row| {
+            let region: String = row.try_get("region").map_err(|_| log::corrupt("members"))?;
+            let proxy: String = row
+                .try_get("proxy_id")
+                .map_err(|_| log::corrupt("members"))?;
+            Ok(format!("{region}/{proxy}"))
+        })
+        .collect()
+}
+
+/// Whether any proxy ever reported a use of the key.
+///
+/// # Errors
+/// [`store::Error`].
+pub async fn was_used(store: &Store, key_id: KeyId) -> Result<bool, store::Error> {
+    sqlx::query("SELECT 1 FROM secret_uses WHERE key_id = $1")
+        .bind(key_id.to_string())
+        .fetch_optional(store.pool())
+        .await
+        .map(|row| row.is_some())
+        .map_err(failed("look for uses"))
+}

@@ -1,0 +1,279 @@
+//! The control REST API.
+//!
+//! A handler reads one [`Call`](call::Call), asks the only write path or a view, and gives
+//! back an answer or a [`Failure`](failure::Failure); status codes live in one table.
+//! Reading order, the same everywhere: who calls, what is asked for (404), may they (403),
+//! then the body.
+
+mod answer;
+mod call;
+mod caller;
+mod failure;
+mod fields;
+mod instance;
+mod keys;
+mod me;
+mod params;
+mod permission;
+mod positions;
+mod targets;
+mod tokens;
+mod workspace;
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use http_body_util::BodyExt as _;
+use schemas::problem::Code;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::execute::Execute;
+use crate::fleet::Fleet;
+use crate::fresh;
+use crate::plane::Config;
+use crate::propagation::Watcher;
+use crate::store::Store;
+
+use failure::Failure;
+
+/// What every handler works with; clones share it.
+#[derive(Clone)]
+pub struct App(Arc<Shared>);
+
+struct Shared {
+    store: Store,
+    execute: Execute,
+    watcher: Watcher,
+    fleet: Fleet,
+    allow_private_upstreams: bool,
+    /// Idempotency keys whose first request has not been answered yet.
+    running: Mutex<HashSet<(String, String)>>,
+    open: watch::Sender<usize>,
+}
+
+/// The id of a request, made here and never taken from the caller.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) String);
+
+// === impl App ===
+
+impl App {
+    pub(crate) fn new(
+        config: &Config,
+        store: Store,
+        execute: Execute,
+        watcher: Watcher,
+        fleet: Fleet,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            execute,
+            watcher,
+            fleet,
+            allow_private_upstreams: config.allow_private_upstreams,
+            running: Mutex::new(HashSet::new()),
+            open: watch::Sender::new(0),
+        }))
+    }
+
+    /// The database.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// The only write path.
+    pub fn execute(&self) -> &Execute {
+        &self.0.execute
+    }
+
+    /// How far changes have travelled.
+    pub fn watcher(&self) -> &Watcher {
+        &self.0.watcher
+    }
+
+    /// What the proxies report.
+    pub fn fleet(&self) -> &Fleet {
+        &self.0.fleet
+    }
+
+    /// Requests that have not been answered yet.
+    pub fn open_requests(&self) -> OpenRequests {
+        OpenRequests(self.0.open.subscribe())
+    }
+
+    /// What the installation lets targets be.
+    pub(crate) fn target_rules(&self) -> events::command::TargetRules {
+        events::command::TargetRules {
+            allow_private_upstreams: self.0.allow_private_upstreams,
+            is_demo: false,
+        }
+    }
+
+    /// Marks an idempotency key as running until the guard is dropped; `None` where it
+    /// already is.
+    pub(crate) fn run_once(&self, scope: &str, key: &str) -> Option<Running> {
+        let name = (scope.to_owned(), key.to_owned());
+        let mut running = self
+            .0
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        running.insert(name.clone()).then(|| Running {
+            app: self.clone(),
+            name,
+        })
+    }
+}
+
+/// Waits for the requests that are being answered.
+pub struct OpenRequests(watch::Receiver<usize>);
+
+impl OpenRequests {
+    /// Returns when none is open.
+    pub async fn wait_until_none(mut self) {
+        drop(self.0.wait_for(|open| *open == 0).await);
+    }
+}
+
+/// An idempotency key in use.
+pub(crate) struct Running {
+    app: App,
+    name: (String, String),
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.app
+            .0
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.name);
+    }
+}
+
+struct Open(watch::Sender<usize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+/// Serves until `stop`; connections that are open then may finish their request.
+pub(crate) fn serve(
+    listener: TcpListener,
+    app: App,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> {
+    let router = router(app);
+    async move {
+        let served = axum::serve(listener, router)
+            .with_graceful_shutdown(async move { stop.cancelled().await })
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the control API stopped");
+        }
+    }
+}
+
+fn router(app: App) -> Router {
+    let v1 = Router::new()
+        .route("/me", get(me::show))
+        .route("/workspace", get(workspace::show).patch(workspace::patch))
+        .route("/instance", get(instance::show).patch(instance::patch))
+        .route("/control-tokens", get(tokens::list).post(tokens::create))
+        .route("/control-tokens/{id}", delete(tokens::delete))
+        .route("/targets", get(targets::list).post(targets::create))
+        .route(
+            "/targets/{id}",
+            get(targets::show)
+                .patch(targets::patch)
+                .delete(targets::delete),
+        )
+        .route("/api-keys", get(keys::list).post(keys::create))
+        .route(
+            "/api-keys/{id}",
+            get(keys::show).patch(keys::patch).delete(keys::revoke),
+        )
+        .route("/api-keys/{id}/deactivate", post(keys::deactivate))
+        .route("/api-keys/{id}/reactivate", post(keys::reactivate))
+        .route("/api-keys/{id}/rotate", post(keys::rotate))
+        .route("/api-keys/{id}/rotation", get(keys::rotation))
+        .route("/api-keys/{id}/purge", post(keys::purge))
+        .route("/api-keys/{id}/history", get(keys::history))
+        .route("/positions/{position}", get(positions::show))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found);
+    Router::new()
+        .nest("/v1", v1)
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .layer(middleware::from_fn_with_state(app.clone(), finish))
+        .with_state(app)
+}
+
+/// Around every request: gives it an id, turns failures into problems, logs one line.
+async fn finish(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    app.0.open.send_modify(|open| *open += 1);
+    let _open = Open(app.0.open.clone());
+    let request_id = format!("req_{}", fresh::id(schemas::EventId::from_parts));
+    request
+        .extensions_mut()
+        .insert(RequestId(request_id.clone()));
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+
+    let mut response = next.run(request).await;
+    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+        response = failure.to_response(&request_id);
+    }
+    if let Ok(value) = request_id.parse() {
+        response.headers_mut().insert("x-request-id", value);
+    }
+    let status = response.status().as_u16();
+    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(%method, path, status, duration_ms, request_id, "answered");
+    response
+}
+
+async fn not_found() -> Failure {
+    Failure::new(Code::NotFound, "there is no such path")
+}
+
+async fn method_not_allowed(request: Request) -> Failure {
+    // The body is read so that the connection stays usable for the next request.
+    let method = request.method().clone();
+    drop(
+        http_body_util::Limited::new(request.into_body(), 1 << 16)
+            .collect()
+            .await,
+    );
+    Failure::new(
+        Code::MethodNotAllowed,
+        format!("{method} is not allowed here"),
+    )
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(app): State<App>) -> Response {
+    match app.store().ping().await {
+        Ok(()) => "ready\n".into_response(),
+        Err(_) => Failure::new(Code::Unavailable, "the database is away").into_response(),
+    }
+}

@@ -1,0 +1,252 @@
+//! One request to the API: who calls, and what they sent.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, Method};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use schemas::api::Level;
+use schemas::problem::Code;
+use sha2::{Digest, Sha256};
+
+use super::caller::Caller;
+use super::failure::Failure;
+use super::fields::Fields;
+use super::params::Params;
+use super::permission::Permission;
+use super::{App, RequestId};
+use crate::execute::{self, Idempotency, Step};
+
+const BODY_BYTES_MAX: usize = 1 << 20;
+const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+const TIMEOUT_MS_DEFAULT: u64 = 10_000;
+const TIMEOUT_MS_MAX: u64 = 30_000;
+/// How long a create waits by itself to be applied.
+const CREATE_WAIT_MS: u64 = 2_000;
+
+/// A request whose caller is known.
+pub(crate) struct Call {
+    pub(crate) app: App,
+    pub(crate) caller: Caller,
+    pub(crate) params: Params,
+    request_id: String,
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// How long the caller wants to wait, and for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wait {
+    pub(crate) level: Level,
+    pub(crate) timeout: Duration,
+    /// Whether the answer tells how far the change has travelled.
+    pub(crate) is_told: bool,
+}
+
+impl FromRequest<App> for Call {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
+        let (parts, body) = request.into_parts();
+        let caller = Caller::authenticate(app, &parts.headers).await?;
+        let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                return Err(Failure::new(
+                    Code::BodyTooLarge,
+                    format!("a body has at most {BODY_BYTES_MAX} bytes"),
+                ));
+            }
+            Err(_) => {
+                return Err(Failure::new(
+                    Code::BadRequest,
+                    "the body did not arrive whole",
+                ));
+            }
+        };
+        if !body.is_empty() && !is_json(&parts.headers) {
+            return Err(Failure::new(
+                Code::UnsupportedMediaType,
+                "content-type: expected application/json",
+            ));
+        }
+        let request_id = parts
+            .extensions
+            .get::<RequestId>()
+            .map(|it| it.0.clone())
+            .unwrap_or_default();
+        Ok(Self {
+            app: app.clone(),
+            caller,
+            params: Params::parse(parts.uri.query().unwrap_or_default())?,
+            request_id,
+            method: parts.method,
+            path: parts.uri.path().to_owned(),
+            headers: parts.headers,
+            body,
+        })
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    pub(crate) fn permit(&self, permission: Permission) -> Result<(), Failure> {
+        self.caller.permit(permission)
+    }
+
+    /// The body, to be taken apart.
+    pub(crate) fn fields(&self) -> Result<Fields, Failure> {
+        Fields::parse(&self.body)
+    }
+
+    /// A body that has nothing to say.
+    pub(crate) fn no_fields(&self) -> Result<(), Failure> {
+        self.fields()?.finish()
+    }
+
+    /// `wait` and `timeout_ms` of a change; a create waits to be applied by itself.
+    pub(crate) fn wait(&mut self, is_create: bool) -> Wait {
+        let asked = self.params.text("wait");
+        let level = match asked.as_deref() {
+            None if is_create => Level::Applied,
+            None | Some("committed") => Level::Committed,
+            Some("applied") => Level::Applied,
+            Some("confirmed") => {
+                self.params
+                    .refuse_as(Code::NotAvailable, "wait", "committed or applied, for now");
+                Level::Committed
+            }
+            Some(_) => {
+                self.params.refuse("wait", "committed or applied");
+                Level::Committed
+            }
+        };
+        let default_ms = if is_create && asked.is_none() {
+            CREATE_WAIT_MS
+        } else {
+            TIMEOUT_MS_DEFAULT
+        };
+        Wait {
+            level,
+            timeout: self.timeout(default_ms),
+            is_told: is_create || asked.is_some(),
+        }
+    }
+
+    /// `timeout_ms` alone.
+    pub(crate) fn timeout(&mut self, default_ms: u64) -> Duration {
+        let expected = format!("an integer from 1 to {TIMEOUT_MS_MAX}");
+        let timeout_ms = self
+            .params
+            .parsed("timeout_ms", &expected)
+            .unwrap_or(default_ms);
+        if !(1..=TIMEOUT_MS_MAX).contains(&timeout_ms) {
+            self.params.refuse("timeout_ms", expected);
+        }
+        Duration::from_millis(timeout_ms)
+    }
+
+    /// Nothing unknown is left in the query.
+    pub(crate) fn finish_params(&mut self) -> Result<(), Failure> {
+        std::mem::take(&mut self.params).finish()
+    }
+
+    /// A request to the log in the caller's name.
+    pub(crate) fn request(&self, step: Step) -> execute::Request {
+        execute::Request {
+            steps: vec![step],
+            actor: self.caller.actor(),
+            request_id: Some(self.request_id.clone()),
+            expected_version: None,
+            idempotency: None,
+            rows: Vec::new(),
+        }
+    }
+
+    /// Carries out one command in the caller's workspace, honouring `If-Match` and
+    /// `Idempotency-Key`.
+    pub(crate) async fn execute(
+        &self,
+        command: events::Command,
+    ) -> Result<execute::Outcome, Failure> {
+        let workspace_id = match command {
+            events::Command::Instance(_) => None,
+            _ => Some(self.caller.workspace_id),
+        };
+        let idempotency = self.idempotency()?;
+        let _running = match &idempotency {
+            None => None,
+            Some(it) => Some(self.app.run_once(&it.scope, &it.key).ok_or_else(|| {
+                Failure::new(
+                    Code::IdempotencyRunning,
+                    "the first request with this Idempotency-Key has not been answered yet",
+                )
+            })?),
+        };
+        let request = execute::Request {
+            expected_version: self.if_match()?,
+            idempotency,
+            ..self.request(Step {
+                command,
+                workspace_id,
+            })
+        };
+        Ok(self.app.execute().run(request).await?)
+    }
+
+    /// The version in `If-Match`; `*` is any.
+    fn if_match(&self) -> Result<Option<u64>, Failure> {
+        let Some(value) = self.headers.get("if-match") else {
+            return Ok(None);
+        };
+        let text = value.to_str().unwrap_or_default().trim();
+        if text == "*" {
+            return Ok(None);
+        }
+        let version = text.trim_start_matches("W/").trim_matches('"').parse();
+        version.map(Some).map_err(|_| {
+            Failure::new(
+                Code::PreconditionFailed,
+                "If-Match is not an ETag of this resource",
+            )
+        })
+    }
+
+    fn idempotency(&self) -> Result<Option<Idempotency>, Failure> {
+        let Some(value) = self.headers.get("idempotency-key") else {
+            return Ok(None);
+        };
+        if self.method != Method::POST {
+            return Ok(None);
+        }
+        let key = value.to_str().unwrap_or_default().trim();
+        let key = key
+            .strip_prefix('"')
+            .and_then(|it| it.strip_suffix('"'))
+            .unwrap_or(key);
+        if key.is_empty() || key.chars().count() > IDEMPOTENCY_KEY_CHARS_MAX {
+            return Err(Failure::new(
+                Code::BadRequest,
+                format!("Idempotency-Key: expected 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters"),
+            ));
+        }
+        Ok(Some(Idempotency {
+            scope: format!("{} {} {}", self.caller.workspace_id, self.method, self.path),
+            key: key.to_owned(),
+            fingerprint: hex::encode(Sha256::digest(&self.body)),
+        }))
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers
+        .get("content-type")
+        .and_then(|it| it.to_str().ok())
+        .unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}

@@ -1,0 +1,110 @@
+//! Who calls, and what they may do. Everything that decides about people comes through
+//! here: sessions, roles and teams get their place beside the control token.
+
+use std::collections::BTreeSet;
+
+use axum::http::HeaderMap;
+use schemas::api::{Actor, ActorKind};
+use schemas::problem::Code;
+use schemas::{AccountId, WorkspaceId};
+
+use super::App;
+use super::failure::Failure;
+use super::permission::Permission;
+use crate::{token, view};
+
+/// An authenticated caller in its active workspace.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) account_id: AccountId,
+    pub(crate) workspace_id: WorkspaceId,
+    pub(crate) is_operator: bool,
+    permissions: BTreeSet<Permission>,
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// Reads `Authorization: Bearer` and finds out who that is.
+    ///
+    /// The workspace comes from the token and never from the request. A token carries what
+    /// its account may do *now*, narrowed to its scopes.
+    pub(crate) async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Self, Failure> {
+        let refused = || {
+            Failure::new(
+                Code::Unauthenticated,
+                "Authorization: Bearer tpc_… is needed",
+            )
+        };
+        let mut presented = headers.get_all("authorization").iter();
+        let (Some(value), None) = (presented.next(), presented.next()) else {
+            return Err(refused());
+        };
+        let text = value.to_str().ok().and_then(bearer).ok_or_else(refused)?;
+        if !text.starts_with(token::PREFIX) {
+            return Err(refused());
+        }
+        let token = token::find(app.store(), text).await?.ok_or_else(refused)?;
+        let instance = view::target::instance(app.store()).await?;
+        let workspace = view::target::workspace(app.store(), token.workspace_id)
+            .await?
+            .ok_or_else(refused)?;
+        let held: BTreeSet<Permission> = if workspace.owner == token.account_id {
+            Permission::ALL.into()
+        } else {
+            BTreeSet::new()
+        };
+        let permissions = match &token.scopes {
+            None => held,
+            Some(scopes) => held
+                .into_iter()
+                .filter(|it| scopes.iter().any(|scope| scope == it.as_str()))
+                .collect(),
+        };
+        Ok(Self {
+            account_id: token.account_id,
+            workspace_id: token.workspace_id,
+            is_operator: token.scopes.is_none() && instance.operators.contains(&token.account_id),
+            permissions,
+        })
+    }
+
+    /// Whether the caller may; asked after the object was looked up, so that a foreign id
+    /// is 404 and a known one without the permission 403.
+    pub(crate) fn permit(&self, permission: Permission) -> Result<(), Failure> {
+        if self.permissions.contains(&permission) {
+            Ok(())
+        } else {
+            Err(Failure::new(
+                Code::Forbidden,
+                format!("the permission {} is needed", permission.as_str()),
+            ))
+        }
+    }
+
+    /// Whether the caller stands above workspaces.
+    pub(crate) fn permit_operator(&self) -> Result<(), Failure> {
+        if self.is_operator {
+            Ok(())
+        } else {
+            Err(Failure::new(Code::Forbidden, "only operators may do this"))
+        }
+    }
+
+    pub(crate) fn permissions(&self) -> impl Iterator<Item = Permission> + '_ {
+        self.permissions.iter().copied()
+    }
+
+    pub(crate) fn actor(&self) -> Actor {
+        Actor {
+            kind: ActorKind::User,
+            id: self.account_id.to_string(),
+        }
+    }
+}
+
+/// The scheme is case-insensitive (RFC 9110, 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, text) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(text.trim())
+}

@@ -1,0 +1,172 @@
+//! From a refusal or an error to what the client reads: the one table.
+
+use axum::response::{IntoResponse, Response};
+use events::Refusal;
+use events::refusal::FieldCode;
+use http_body_util::Full;
+use schemas::problem::{Code, FieldError, MEDIA_TYPE, Problem};
+
+use crate::{execute, purge, store};
+
+/// What the client is told. What the operator reads is logged where the failure is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    code: Code,
+    detail: String,
+    errors: Vec<FieldError>,
+}
+
+// === impl Failure ===
+
+impl Failure {
+    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Refused fields. Where all are refused for the same special reason, that reason is
+    /// the code of the whole.
+    pub(crate) fn fields(errors: Vec<FieldError>) -> Self {
+        let shared = [
+            Code::NotAvailable,
+            Code::NameLooksLikeSecret,
+            Code::HostNotAllowed,
+        ]
+        .into_iter()
+        .find(|code| errors.iter().all(|it| it.code == code.as_str()));
+        let names: Vec<&str> = errors.iter().map(|it| it.field.as_str()).collect();
+        Self {
+            code: shared.unwrap_or(Code::Validation),
+            detail: format!("not right: {}", names.join(", ")),
+            errors,
+        }
+    }
+
+    pub(crate) fn not_found(what: &str) -> Self {
+        Self::new(Code::NotFound, format!("there is no such {what}"))
+    }
+
+    pub(super) fn to_response(&self, request_id: &str) -> Response {
+        let mut problem = Problem::new(
+            self.code.as_str(),
+            self.code.title(),
+            self.code.status(),
+            self.detail.clone(),
+            request_id,
+        );
+        problem.errors.clone_from(&self.errors);
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = Response::builder()
+            .status(self.code.status())
+            .header("content-type", MEDIA_TYPE);
+        match self.code {
+            Code::Unauthenticated => response = response.header("www-authenticate", "Bearer"),
+            Code::Unavailable | Code::OutcomeUnknown => {
+                response = response.header("retry-after", "1");
+            }
+            _ => {}
+        }
+        response
+            .body(axum::body::Body::new(Full::from(body)))
+            .unwrap_or_else(|_| axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    }
+}
+
+/// The failure travels as an extension until the outermost layer, which knows the
+/// request's id, writes it out.
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(axum::body::Body::empty());
+        *response.status_mut() = axum::http::StatusCode::from_u16(self.code.status())
+            .unwrap_or(axum::http::StatusCode::INTERNAL_SERVER_ERROR);
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        match refusal {
+            Refusal::Fields(fields) => Self::fields(
+                fields
+                    .into_iter()
+                    .map(|it| FieldError::new(it.field, field_code(it.code).as_str(), it.detail))
+                    .collect(),
+            ),
+            Refusal::NotFound(what) => Self::not_found(what),
+            Refusal::Exists(_) => Self::new(Code::InUse, detail),
+            Refusal::NameTaken(_) => Self::new(Code::NameTaken, detail),
+            Refusal::KeyRevoked => Self::new(Code::KeyRevoked, detail),
+            Refusal::KeyHasHistory => Self::new(Code::KeyHasHistory, detail),
+            Refusal::RotationInProgress => Self::new(
+                Code::RotationInProgress,
+                "two secrets are live; wait until the older one has ended, or rotate with \
+                 overlap_seconds 0",
+            ),
+            Refusal::VersionMismatch { .. } => Self::new(Code::PreconditionFailed, detail),
+        }
+    }
+}
+
+fn field_code(code: FieldCode) -> Code {
+    match code {
+        FieldCode::Invalid => Code::Validation,
+        FieldCode::LooksLikeSecret => Code::NameLooksLikeSecret,
+        FieldCode::HostNotAllowed => Code::HostNotAllowed,
+        FieldCode::NotAvailable => Code::NotAvailable,
+    }
+}
+
+impl From<execute::Error> for Failure {
+    fn from(error: execute::Error) -> Self {
+        match error {
+            execute::Error::Refused(refusal) => refusal.into(),
+            execute::Error::IdempotencyConflict => Self::new(
+                Code::IdempotencyConflict,
+                "this Idempotency-Key was used with another body; use a new one",
+            ),
+            execute::Error::TooLarge(_) => {
+                Self::new(Code::Validation, "the change is too large for the log")
+            }
+            execute::Error::Unavailable(_) => {
+                Self::new(Code::Unavailable, "the change was not made; try again")
+            }
+            execute::Error::OutcomeUnknown => Self::new(
+                Code::OutcomeUnknown,
+                "the change may or may not have been made; read the resource, or repeat the \
+                 request with the same Idempotency-Key",
+            ),
+        }
+    }
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "a request was not served"
+        );
+        Self::new(Code::Unavailable, "the store cannot be read; try again")
+    }
+}
+
+impl From<purge::Error> for Failure {
+    fn from(error: purge::Error) -> Self {
+        match error {
+            purge::Error::Execute(error) => error.into(),
+            purge::Error::Store(error) => error.into(),
+            purge::Error::Unproven { missing } => Self::new(
+                Code::PurgeUnproven,
+                format!(
+                    "not every proxy has reported in time that the key was never used; the key \
+                     stays inactive; missing: {}",
+                    missing.join(", ")
+                ),
+            ),
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! `/api-keys`: a key's life.
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use events::command::{CreateKey, KeyCommand, LimitsPatch, MetadataPatch, PatchKey, RotateKey};
+use events::key::Key;
+use events::{Aggregate, Command, Stream};
+use schemas::api::{KeyStatus, Page, Source};
+use schemas::problem::Code;
+use schemas::{AccountId, Environment, KeyId, Limits, Position};
+use serde_json::Value;
+
+use super::App;
+use super::answer;
+use super::call::Call;
+use super::failure::Failure;
+use super::fields::Fields;
+use super::permission::Permission;
+use crate::execute::Outcome;
+use crate::store::log;
+use crate::view::{self, key::Filter};
+use crate::{fresh, purge};
+
+/// Fields whose enforcement does not exist yet.
+const NOT_AVAILABLE: [&str; 6] = [
+    "quotas",
+    "budget",
+    "concurrency",
+    "queue",
+    "access",
+    "staleness",
+];
+/// The same, for fields that belong to people and teams.
+const OWNERSHIP: [&str; 2] = ["team_id", "owner"];
+
+const TIME: &str = "null or an RFC 3339 time with a zone";
+const TEXT: &str = "null or a text";
+
+pub(super) async fn create(call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    call.permit(Permission::KeyCreate)?;
+    let wait = call.wait(true);
+    call.finish_params()?;
+    let mut fields = call.fields()?;
+    let name = fields.required_text("name");
+    let category = fields.optional("category", TEXT).flatten();
+    let environment = fields
+        .value("environment", "live or test")
+        .unwrap_or(Environment::Live);
+    let expires_at = fields.optional("expires_at", TIME).flatten();
+    let limits = created_limits(&mut fields);
+    let metadata = match fields.metadata("metadata") {
+        Some(MetadataPatch::Merge(pairs)) => pairs
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect(),
+        _ => Default::default(),
+    };
+    let replaces: Option<String> = fields
+        .optional("replaces", "null or the id of a key")
+        .flatten();
+    let rotation_due_at = fields.optional("rotation_due_at", TIME).flatten();
+    fields.not_available(&OWNERSHIP);
+    fields.not_available(&NOT_AVAILABLE);
+    fields.finish()?;
+    let replaces = match replaces {
+        None => None,
+        Some(id) => Some(find(&call, &id).await?.id),
+    };
+
+    let (credential, secret) = fresh::secret(environment);
+    let command = KeyCommand::Create(Box::new(CreateKey {
+        name,
+        category,
+        environment,
+        expires_at,
+        limits,
+        metadata,
+        replaces,
+        rotation_due_at,
+        source: Source::Api,
+        secret,
+    }));
+    let id = fresh::id(KeyId::from_parts);
+    let outcome = call.execute(Command::Key(id, command)).await?;
+    // The answer to a repetition shows what was made then, without the secret.
+    let secret = (!outcome.replayed).then(|| credential.reveal().to_owned());
+    let body = shown(&call, &outcome, secret).await?;
+    answer::change(&call, &outcome, wait, StatusCode::CREATED, Some(body)).await
+}
+
+pub(super) async fn list(call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    call.permit(Permission::KeyRead)?;
+    let limit = call.params.limit();
+    let after = call.params.cursor()?;
+    let status = match call.params.text("status").as_deref() {
+        None | Some("active") => Some(KeyStatus::Active),
+        Some("inactive") => Some(KeyStatus::Inactive),
+        Some("revoked") => Some(KeyStatus::Revoked),
+        Some("expired") => Some(KeyStatus::Expired),
+        Some("all") => None,
+        Some(_) => {
+            call.params
+                .refuse("status", "active, inactive, revoked, expired or all");
+            None
+        }
+    };
+    let category = call.params.text("category");
+    let query = call.params.text("q");
+    let target = call.params.text("target");
+    let team = call.params.text("team_id");
+    let owner = call.params.text("owner");
+    let mine: bool = call.params.parsed("mine", "true or false").unwrap_or(false);
+    call.finish_params()?;
+    if let Some(id) = &target {
+        // Every key may call every target of its workspace.
+        super::targets::find(&call, id).await?;
+    }
+    if team.is_some() {
+        return Err(Failure::not_found("team"));
+    }
+    let owned = match owner.as_deref().map(str::parse::<AccountId>) {
+        None => mine,
+        Some(Ok(id)) if id == call.caller.account_id => true,
+        Some(_) => return Err(Failure::not_found("owner")),
+    };
+
+    let now = fresh::now();
+    let filter = Filter {
+        status,
+        category,
+        query,
+        after,
+        limit: limit + 1,
+    };
+    let mut keys = if owned {
+        // No key has an owner yet.
+        Vec::new()
+    } else {
+        view::key::list(call.app.store(), call.caller.workspace_id, &filter, now).await?
+    };
+    let more = keys.len() > limit as usize;
+    keys.truncate(limit as usize);
+    let next_cursor = keys.last().filter(|_| more).map(|key| key.id.to_string());
+    let uses = view::key::last_uses(call.app.store(), &keys).await?;
+    let data: Vec<_> = keys
+        .iter()
+        .map(|key| view::key::to_api(key, &uses, now))
+        .collect();
+    answer::ok(&Page { data, next_cursor })
+}
+
+pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    let key = find(&call, &id).await?;
+    call.permit(Permission::KeyRead)?;
+    call.finish_params()?;
+    let uses = view::key::last_uses(call.app.store(), std::slice::from_ref(&key)).await?;
+    answer::resource(&view::key::to_api(&key, &uses, fresh::now()), key.version)
+}
+
+pub(super) async fn patch(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    let key = find(&call, &id).await?;
+    call.permit(Permission::KeyUpdate)?;
+    let wait = call.wait(false);
+    call.finish_params()?;
+    let mut fields = call.fields()?;
+    if fields.is_empty() {
+        return Err(Failure::new(
+            Code::Validation,
+            "the body changes nothing: name a field",
+        ));
+    }
+    let patch = PatchKey {
+        name: fields.value("name", "a text, not null"),
+        category: fields.optional("category", TEXT),
+        expires_at: fields.optional("expires_at", TIME),
+        limits: fields.limits("limits"),
+        metadata: fields.metadata("metadata"),
+        rotation_due_at: fields.optional("rotation_due_at", TIME),
+    };
+    fields.fixed(&["owner", "team_id", "environment", "replaces"]);
+    fields.not_available(&NOT_AVAILABLE);
+    fields.finish()?;
+    let command = KeyCommand::Patch(Box::new(patch));
+    let outcome = call.execute(Command::Key(key.id, command)).await?;
+    let body = shown(&call, &outcome, None).await?;
+    answer::change(&call, &outcome, wait, StatusCode::OK, Some(body)).await
+}
+
+pub(super) async fn revoke(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    let key = find(&call, &id).await?;
+    call.permit(Permission::KeyRevoke)?;
+    let wait = call.wait(false);
+    call.finish_params()?;
+    call.no_fields()?;
+    let outcome = call
+        .execute(Command::Key(key.id, KeyCommand::Revoke))
+        .await?;
+    answer::change(&call, &outcome, wait, StatusCode::NO_CONTENT, None).await
+}
+
+pub(super) async fn deactivate(path: Path<String>, call: Call) -> Result<Response, Failure> {
+    switch(path, call, KeyCommand::Deactivate).await
+}
+
+pub(super) async fn reactivate(path: Path<String>, call: Call) -> Result<Response, Failure> {
+    switch(path, call, KeyCommand::Reactivate).await
+}
+
+async fn switch(
+    Path(id): Path<String>,
+    mut call: Call,
+    command: KeyCommand,
+) -> Result<Response, Failure> {
+    let key = find(&call, &id).await?;
+    call.permit(Permission::KeyRevoke)?;
+    let wait = call.wait(false);
+    call.finish_params()?;
+    call.no_fields()?;
+    let outcome = call.execute(Command::Key(key.id, command)).await?;
+    let body = shown(&call, &outcome, None).await?;
+    answer::change(&call, &outcome, wait, StatusCode::OK, Some(body)).await
+}
+
+pub(super) async fn rotate(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    let key = find(&call, &id).await?;
+    call.permit(Permission::KeyRotate)?;
+    let wait = call.wait(false);
+    call.finish_params()?;
+    let mut fields = call.fields()?;
+    let overlap_seconds = fields
+        .optional("overlap_seconds", "a number of seconds")
+        .flatten();
+    let reason = fields.optional("reason", TEXT).flatten();
+    fields.finish()?;
+    let workspace = view::target::workspace(call.app.store(), call.caller.workspace_id)
+        .await?
+        .ok_or_else(|| Failure::not_found("workspace"))?;
+    let (credential, secret) = fresh::secret(key.environment);
+    let command = KeyCommand::Rotate(RotateKey {
+        overlap_seconds,
+        overlap_max_seconds: workspace.settings.rotation_overlap_max_seconds,
+        reason,
+        secret,
+    });
+    let outcome = call.execute(Command::Key(key.id, command)).await?;
+    let secret = (!outcome.replayed).then(|| credential.reveal().to_owned());
+    let body = shown(&call, &outcome, secret).await?;
+    answer::change(&call, &outcome, wait, StatusCode::OK, Some(body)).await
+}
+
+pub(super) async fn rotation(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    let key = find(&call, &id).await?;
+    call.permit(Permission::KeyRead)?;
+    call.finish_params()?;
+    answer::ok(&view::key::rotation(call.app.store(), &key, fresh::now()).await?)
+}
+
+pub(super) async fn purge(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    let key = find(&call, &id).await?;
+    call.permit(Permission::KeyRevoke)?;
+    let wait = call.wait(false);
+    call.finish_params()?;
+    call.no_fields()?;
+    let app = &call.app;
+    let outcome = purge::purge(
+        app.store(),
+        app.execute(),
+        app.watcher(),
+        &key,
+        wait.timeout,
+        |step| call.request(step),
+    )
+    .await?;
+    answer::change(&call, &outcome, wait, StatusCode::NO_CONTENT, None).await
+}
+
+pub(super) async fn history(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    call: Call,
+) -> Result<Response, Failure> {
+    let mut call = call;
+    let id: KeyId = id.parse().map_err(|_| Failure::not_found("key"))?;
+    // The history of a purged key stays, for those who may read the audit.
+    let key = view::key::get_even_purged(app.store(), call.caller.workspace_id, id)
+        .await?
+        .ok_or_else(|| Failure::not_found("key"))?;
+    if key.purged || call.permit(Permission::KeyRead).is_err() {
+        call.permit(Permission::AuditRead)?;
+    }
+    let limit = call.params.limit() as usize;
+    let after: Position = call.params.cursor()?.unwrap_or(0);
+    call.finish_params()?;
+    let events = log::of_stream(app.store(), Stream::Key(id), Position::MAX).await?;
+    let mut rows = events.iter().filter(|row| row.recorded.position > after);
+    let data: Vec<Value> = rows
+        .by_ref()
+        .take(limit)
+        .map(event_row)
+        .collect::<Result<_, _>>()?;
+    let next_cursor = match (rows.next(), data.last()) {
+        (Some(_), Some(last)) => Some(last["position"].to_string()),
+        _ => None,
+    };
+    answer::ok(&Page { data, next_cursor })
+}
+
+/// An event as a reader may check it: without the two hashes, canonicalised, it hashes to
+/// its leaf hash.
+fn event_row(row: &log::Row) -> Result<Value, Failure> {
+    let mut event: Value =
+        serde_json::from_slice(&row.canonical).map_err(|_| log::corrupt("events.canonical"))?;
+    if let Some(members) = event.as_object_mut() {
+        members.insert("leaf_hash".to_owned(), hex::encode(row.leaf_hash).into());
+        members.insert("chain_hash".to_owned(), hex::encode(row.chain_hash).into());
+    }
+    Ok(event)
+}
+
+/// A key of the caller's workspace; another's is not found.
+async fn find(call: &Call, id: &str) -> Result<Key, Failure> {
+    let not_found = || Failure::not_found("key");
+    let id: KeyId = id.parse().map_err(|_| not_found())?;
+    view::key::get(call.app.store(), call.caller.workspace_id, id)
+        .await?
+        .ok_or_else(not_found)
+}
+
+/// The key after a change, with its secret if this answer is the one that shows it.
+async fn shown(call: &Call, outcome: &Outcome, secret: Option<String>) -> Result<Value, Failure> {
+    let Aggregate::Key(key) = &outcome.aggregate else {
+        return Err(Failure::not_found("key"));
+    };
+    let uses = view::key::last_uses(call.app.store(), std::slice::from_ref(&**key)).await?;
+    let mut shown = view::key::to_api(key, &uses, outcome.at);
+    shown.secret = secret;
+    serde_json::to_value(&shown).map_err(|_| log::corrupt("a key").into())
+}
+
+fn created_limits(fields: &mut Fields) -> Limits {
+    let mut limits = Limits::default();
+    let Some(LimitsPatch::Merge(members)) = fields.limits("limits") else {
+        return limits;
+    };
+    for (name, value) in members {
+        match limits.get_mut(&name) {
+            Some(place) => *place = value,
+            None => fields.refuse(
+                &format!("limits.{name}"),
+                "one of rps, rpm, rph, rpd, tpm, tph and tpd",
+            ),
+        }
+    }
+    limits
+}

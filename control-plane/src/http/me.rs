@@ -1,0 +1,25 @@
+//! `/me`: who the caller is, and what they may do.
+
+use axum::response::Response;
+use serde_json::json;
+
+use super::answer;
+use super::call::Call;
+use super::failure::Failure;
+use crate::view;
+
+pub(super) async fn show(call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    call.finish_params()?;
+    let caller = &call.caller;
+    let workspace = view::target::workspace(call.app.store(), caller.workspace_id).await?;
+    let is_owner = workspace.is_some_and(|it| it.owner == caller.account_id);
+    let permissions: Vec<&str> = caller.permissions().map(|it| it.as_str()).collect();
+    answer::ok(&json!({
+        "account": { "id": caller.account_id },
+        "workspace_id": caller.workspace_id,
+        "role": is_owner.then_some("owner"),
+        "permissions": permissions,
+        "teams": [],
+    }))
+}

@@ -1,0 +1,22 @@
+//! `/positions/{position}`: how far a change has travelled.
+
+use axum::extract::Path;
+use axum::response::Response;
+use schemas::Position;
+
+use super::answer;
+use super::call::Call;
+use super::failure::Failure;
+use crate::store::log;
+
+pub(super) async fn show(Path(position): Path<String>, call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    call.finish_params()?;
+    let not_found = || Failure::not_found("position");
+    let position: Position = position.parse().map_err(|_| not_found())?;
+    let head = log::head(call.app.store()).await?;
+    if position == 0 || position > head.position {
+        return Err(not_found());
+    }
+    answer::ok(&call.app.watcher().measure(position).await)
+}

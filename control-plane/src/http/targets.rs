@@ -1,0 +1,211 @@
+//! `/targets`: where the keys of a workspace may go.
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::Response;
+use events::command::{CreateTarget, PatchTarget, TargetCommand};
+use events::refusal::FieldRefusal;
+use events::target::{Target, merge_bodies, merge_timeouts};
+use events::{Aggregate, Command};
+use schemas::TargetId;
+use schemas::api::Page;
+use schemas::entry::{Bodies, Scheme, Timeouts};
+use schemas::problem::Code;
+use serde_json::Value;
+
+use super::answer;
+use super::call::Call;
+use super::failure::Failure;
+use super::fields::Fields;
+use super::permission::Permission;
+use crate::execute::Outcome;
+use crate::store::log;
+use crate::{fresh, view};
+
+/// Fields whose enforcement does not exist yet.
+const NOT_AVAILABLE: [&str; 5] = ["credential", "meter", "limits", "queue", "concurrency"];
+
+const INTEGER: &str = "null or an integer above 0";
+const PORT: &str = "a port, 1 to 65535";
+
+pub(super) async fn create(call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    call.permit(Permission::TargetUpdate)?;
+    let wait = call.wait(true);
+    call.finish_params()?;
+    let mut fields = call.fields()?;
+    let mut timeouts = Timeouts::default();
+    let mut bodies = Bodies::default();
+    let mut refused = Vec::new();
+    if let Some(Some(members)) = fields.members_of("timeouts", INTEGER) {
+        merge_timeouts(&mut timeouts, &members, &mut refused);
+    }
+    if let Some(Some(members)) = fields.members_of("bodies", INTEGER) {
+        merge_bodies(&mut bodies, &members, &mut refused);
+    }
+    let create = CreateTarget {
+        workspace_id: call.caller.workspace_id,
+        name: fields.required_text("name"),
+        host: fields.required_text("host"),
+        scheme: fields
+            .value("scheme", "https or http")
+            .unwrap_or(Scheme::Https),
+        port: fields.optional("port", PORT).flatten(),
+        extra_ports: fields
+            .value("extra_ports", "a list of ports")
+            .unwrap_or_default(),
+        base_path: fields
+            .optional("base_path", "a path")
+            .flatten()
+            .unwrap_or_default(),
+        timeouts,
+        bodies,
+        allow_set_cookie: fields
+            .value("allow_set_cookie", "true or false")
+            .unwrap_or(false),
+        allow_private: fields
+            .optional("allow_private", "true, false or null")
+            .flatten()
+            .unwrap_or(call.app.target_rules().allow_private_upstreams),
+        rules: call.app.target_rules(),
+    };
+    read_unavailable(&mut fields, refused);
+    fields.finish()?;
+    let id = fresh::id(TargetId::from_parts);
+    let command = Command::Target(id, TargetCommand::Create(Box::new(create)));
+    let outcome = call.execute(command).await?;
+    let body = shown(&outcome)?;
+    answer::change(&call, &outcome, wait, StatusCode::CREATED, Some(body)).await
+}
+
+pub(super) async fn list(call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    call.permit(Permission::TargetRead)?;
+    let limit = call.params.limit();
+    let after = call.params.cursor()?;
+    call.finish_params()?;
+    let mut targets =
+        view::target::list(call.app.store(), call.caller.workspace_id, after, limit + 1).await?;
+    let more = targets.len() > limit as usize;
+    targets.truncate(limit as usize);
+    let next_cursor = targets
+        .last()
+        .filter(|_| more)
+        .map(|target| target.id.to_string());
+    let data: Vec<_> = targets.iter().map(view::target::to_api).collect();
+    answer::ok(&Page { data, next_cursor })
+}
+
+pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    let target = find(&call, &id).await?;
+    call.permit(Permission::TargetRead)?;
+    call.finish_params()?;
+    answer::resource(&view::target::to_api(&target), target.version)
+}
+
+pub(super) async fn patch(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    let target = find(&call, &id).await?;
+    call.permit(Permission::TargetUpdate)?;
+    let wait = call.wait(false);
+    call.finish_params()?;
+    let mut fields = call.fields()?;
+    if fields.is_empty() {
+        return Err(Failure::new(
+            Code::Validation,
+            "the body changes nothing: name a field",
+        ));
+    }
+    let patch = PatchTarget {
+        name: fields.value("name", "a text"),
+        host: fields.value("host", "a host name"),
+        scheme: fields.value("scheme", "https or http"),
+        port: fields.optional("port", PORT),
+        extra_ports: fields
+            .optional("extra_ports", "a list of ports")
+            .map(Option::unwrap_or_default),
+        base_path: fields
+            .optional("base_path", "a path")
+            .map(Option::unwrap_or_default),
+        timeouts: cleared(
+            fields.members_of("timeouts", INTEGER),
+            &["connect_ms", "first_byte_ms", "idle_ms", "total_ms"],
+        ),
+        bodies: cleared(
+            fields.members_of("bodies", INTEGER),
+            &["request_bytes_max", "response_bytes_max"],
+        ),
+        allow_set_cookie: fields
+            .optional("allow_set_cookie", "true or false")
+            .map(Option::unwrap_or_default),
+        allow_private: fields
+            .optional("allow_private", "true, false or null")
+            .map(|it| it.unwrap_or(call.app.target_rules().allow_private_upstreams)),
+        rules: call.app.target_rules(),
+    };
+    read_unavailable(&mut fields, Vec::new());
+    fields.finish()?;
+    let command = Command::Target(target.id, TargetCommand::Patch(Box::new(patch)));
+    let outcome = call.execute(command).await?;
+    let body = shown(&outcome)?;
+    answer::change(&call, &outcome, wait, StatusCode::OK, Some(body)).await
+}
+
+pub(super) async fn delete(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    let target = find(&call, &id).await?;
+    call.permit(Permission::TargetUpdate)?;
+    let wait = call.wait(false);
+    call.finish_params()?;
+    call.no_fields()?;
+    let outcome = call
+        .execute(Command::Target(target.id, TargetCommand::Delete))
+        .await?;
+    answer::change(&call, &outcome, wait, StatusCode::NO_CONTENT, None).await
+}
+
+/// A target of the caller's workspace; another's is not found.
+pub(super) async fn find(call: &Call, id: &str) -> Result<Target, Failure> {
+    let not_found = || Failure::not_found("target");
+    let id: TargetId = id.parse().map_err(|_| not_found())?;
+    view::target::get(call.app.store(), call.caller.workspace_id, id)
+        .await?
+        .ok_or_else(not_found)
+}
+
+/// `null` for a whole clears each of its members.
+fn cleared<T>(
+    members: Option<Option<std::collections::BTreeMap<String, Option<T>>>>,
+    names: &[&str],
+) -> Option<std::collections::BTreeMap<String, Option<T>>> {
+    Some(match members? {
+        Some(members) => members,
+        None => names
+            .iter()
+            .map(|name| ((*name).to_owned(), None))
+            .collect(),
+    })
+}
+
+fn read_unavailable(fields: &mut Fields, refused: Vec<FieldRefusal>) {
+    fields.not_available(&NOT_AVAILABLE);
+    let groups: Option<Vec<String>> = fields.optional("groups", "an empty list").flatten();
+    if groups.is_some_and(|groups| !groups.is_empty()) {
+        fields.refuse_as(
+            Code::NotAvailable,
+            "groups",
+            "not enforced yet, so it cannot be set",
+        );
+    }
+    for refusal in refused {
+        fields.refuse(&refusal.field, &refusal.detail);
+    }
+}
+
+fn shown(outcome: &Outcome) -> Result<Value, Failure> {
+    let Aggregate::Target(target) = &outcome.aggregate else {
+        return Err(Failure::not_found("target"));
+    };
+    serde_json::to_value(view::target::to_api(target)).map_err(|_| log::corrupt("a target").into())
+}

@@ -1,0 +1,194 @@
+//! A whole control plane: the append task, a projector and a listener per region, and the
+//! API, built in one place.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemas::{BootId, Position};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::execute::{Execute, NOTIFY_CHANNEL};
+use crate::fleet::{Fleet, Listener};
+use crate::fresh;
+use crate::http::{self, App};
+use crate::projector::Projector;
+use crate::propagation::Watcher;
+use crate::region::Region;
+use crate::store::{Backend, Store, log};
+
+/// The floor under every way of being woken.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How a control plane runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the API listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// `[security] allow_private_upstreams`.
+    pub allow_private_upstreams: bool,
+}
+
+/// Why a control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address is taken or not ours.
+    #[error(
+        "cannot listen on {address}: {source}; set [control] listen or \
+         THROTTLEPROXY__CONTROL__LISTEN to another address"
+    )]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// A running control plane.
+pub struct Plane {
+    address: SocketAddr,
+    app: App,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+// === impl Plane ===
+
+impl Plane {
+    /// Starts a control plane on a database whose schema may still have to be made: it
+    /// listens at once, answers 503 until the database is there, and keeps trying.
+    ///
+    /// # Errors
+    /// [`Error::Listen`].
+    pub async fn start(
+        config: Config,
+        store: Store,
+        regions: Vec<Arc<dyn Region>>,
+    ) -> Result<Self, Error> {
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| Error::Listen {
+                address: config.listen,
+                source,
+            })?;
+        let address = listener.local_addr().map_err(|source| Error::Listen {
+            address: config.listen,
+            source,
+        })?;
+        let (head, head_seen) = watch::channel(0);
+        let execute = Execute::start(store.clone(), head.clone());
+        let fleet = Fleet::new(regions.iter().map(|it| it.name()));
+        let watcher = Watcher::new(fleet.clone(), regions.clone());
+        let app = App::new(
+            &config,
+            store.clone(),
+            execute.clone(),
+            watcher,
+            fleet.clone(),
+        );
+        let stop = CancellationToken::new();
+        let boot_id = fresh::id(BootId::from_parts);
+
+        let mut tasks = JoinSet::new();
+        for region in &regions {
+            let projector = Projector::new(
+                store.clone(),
+                region.clone(),
+                head_seen.clone(),
+                fleet.clone(),
+                boot_id,
+            );
+            tasks.spawn(projector.run());
+            let listener = Listener::new(
+                store.clone(),
+                region.clone(),
+                fleet.clone(),
+                execute.clone(),
+            );
+            tasks.spawn(listener.run());
+        }
+        tasks.spawn(poll_head(store.clone(), head.clone()));
+        if store.backend() == Backend::Postgres {
+            tasks.spawn(hear_others(store, head));
+        }
+        tasks.spawn(http::serve(listener, app.clone(), stop.clone()));
+        tracing::info!(listener = "control", %address, "listening");
+        Ok(Self {
+            address,
+            app,
+            tasks,
+            stop,
+        })
+    }
+
+    /// Where the API listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What handlers work with, for commands that run in the same process.
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Stops accepting, lets running requests end for at most `grace`, and stops.
+    pub async fn shutdown(mut self, grace: Duration) {
+        self.stop.cancel();
+        let open = self.app.open_requests();
+        drop(tokio::time::timeout(grace, open.wait_until_none()).await);
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Looks at the head each second, so that nothing depends on being told.
+async fn poll_head(store: Store, head: watch::Sender<Position>) {
+    let mut migrated = false;
+    loop {
+        if !migrated {
+            match store.migrate().await {
+                Ok(()) => migrated = true,
+                Err(error) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the database is not ready; trying again"
+                ),
+            }
+        }
+        if let Ok(seen) = log::head(&store).await {
+            raise(&head, seen.position);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Hears of the commits of other control planes at once.
+async fn hear_others(store: Store, head: watch::Sender<Position>) {
+    loop {
+        if let Err(error) = hear_until_lost(&store, &head).await {
+            tracing::warn!(%error, "commits of others are heard by polling for now");
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn hear_until_lost(store: &Store, head: &watch::Sender<Position>) -> Result<(), sqlx::Error> {
+    let mut listener = sqlx::postgres::PgListener::connect(store.url()).await?;
+    listener.listen(NOTIFY_CHANNEL).await?;
+    loop {
+        let notification = listener.recv().await?;
+        if let Ok(position) = notification.payload().parse() {
+            raise(head, position);
+        }
+    }
+}
+
+fn raise(head: &watch::Sender<Position>, position: Position) {
+    head.send_if_modified(|seen| {
+        let moved = position > *seen;
+        *seen = position.max(*seen);
+        moved
+    });
+}

@@ -1,0 +1,204 @@
+//! The past, folded from the log alone.
+
+use std::collections::BTreeMap;
+
+use events::{Aggregate, Stream};
+use schemas::{KeyId, Position, Timestamp, WorkspaceId, api};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::store::{Error, Store, log};
+use crate::view;
+
+/// Rows read from the log at a time.
+const CHUNK: u32 = 1_000;
+
+/// Up to where the log is folded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// Everything there is.
+    Head,
+    /// Up to and with this position.
+    Position(Position),
+    /// Up to and with this time.
+    Time(Timestamp),
+}
+
+/// Every aggregate as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// The position that was reached.
+    pub position: Position,
+    /// The time it is shown for.
+    pub at: Timestamp,
+    /// What there was.
+    pub aggregates: BTreeMap<Stream, Aggregate>,
+}
+
+/// The state of a workspace, or of all of them, as `replay` prints it. What the log does
+/// not hold (last uses) is left out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct State {
+    /// The time it is shown for.
+    pub at: Timestamp,
+    /// The position that was reached.
+    pub position: Position,
+    /// The keys, in the order they were made.
+    pub keys: Vec<Value>,
+    /// The members.
+    pub members: Vec<Value>,
+    /// The targets, in the order they were made.
+    pub targets: Vec<api::Target>,
+    /// The teams; there are none yet.
+    pub teams: Vec<Value>,
+}
+
+/// Folds the log.
+///
+/// # Errors
+/// [`Error`].
+pub async fn fold(store: &Store, at: At, now: Timestamp) -> Result<Past, Error> {
+    let mut past = Past {
+        position: 0,
+        at: now,
+        aggregates: BTreeMap::new(),
+    };
+    if let At::Time(time) = at {
+        past.at = time;
+    }
+    loop {
+        let rows = log::after(store, past.position, CHUNK).await?;
+        let full = rows.len() == CHUNK as usize;
+        for row in rows {
+            let recorded = row.recorded;
+            let beyond = match at {
+                At::Head => false,
+                At::Position(position) => recorded.position > position,
+                At::Time(time) => recorded.at > time,
+            };
+            if beyond {
+                return Ok(past);
+            }
+            past.position = recorded.position;
+            if matches!(at, At::Position(_)) {
+                past.at = recorded.at;
+            }
+            let before = past.aggregates.remove(&recorded.stream);
+            if let Some(after) = events::evolve(before, &recorded) {
+                past.aggregates.insert(recorded.stream, after);
+            }
+        }
+        if !full {
+            return Ok(past);
+        }
+    }
+}
+
+// === impl Past ===
+
+impl Past {
+    /// What people would have seen, of one workspace or of all, of one key or of all.
+    pub fn state(&self, workspace_id: Option<WorkspaceId>, key_id: Option<KeyId>) -> State {
+        let here = |id: Option<WorkspaceId>| workspace_id.is_none() || workspace_id == id;
+        let mut state = State {
+            at: self.at,
+            position: self.position,
+            keys: Vec::new(),
+            members: Vec::new(),
+            targets: Vec::new(),
+            teams: Vec::new(),
+        };
+        for aggregate in self
+            .aggregates
+            .values()
+            .filter(|it| here(it.workspace_id()))
+        {
+            match aggregate {
+                Aggregate::Key(key) if !key.purged && key_id.is_none_or(|id| id == key.id) => {
+                    state.keys.push(without_uses(&view::key::to_api(
+                        key,
+                        &view::key::Uses::new(),
+                        self.at,
+                    )));
+                }
+                Aggregate::Target(target) if !target.deleted => {
+                    state.targets.push(view::target::to_api(target));
+                }
+                Aggregate::Workspace(workspace) => state.members.push(json!({
+                    "account_id": workspace.owner,
+                    "role": "owner",
+                    "status": "active",
+                    "limits": null,
+                })),
+                _ => {}
+            }
+        }
+        state
+    }
+}
+
+/// Compares the views with what the log says they must be; each line names one that
+/// differs.
+///
+/// # Errors
+/// [`Error`].
+pub async fn compare_views(store: &Store) -> Result<Vec<String>, Error> {
+    let past = fold(store, At::Head, crate::fresh::now()).await?;
+    let mut connection = store
+        .pool()
+        .acquire()
+        .await
+        .map_err(crate::store::failed("get a connection"))?;
+    let mut differences = Vec::new();
+    for (stream, folded) in &past.aggregates {
+        match view::load(&mut connection, *stream).await? {
+            Some(viewed) if viewed == *folded => {}
+            Some(_) => differences.push(format!("the view of {stream} differs from the log")),
+            None => differences.push(format!("{stream} has no view")),
+        }
+    }
+    let rows = view::count(&mut connection).await?;
+    let expected = past.aggregates.len() as u64;
+    if rows != expected {
+        differences.push(format!("there are {rows} views for {expected} streams"));
+    }
+    Ok(differences)
+}
+
+/// Writes all views anew from the log, in one transaction under the lock of the head.
+///
+/// # Errors
+/// [`Error`].
+pub async fn rebuild_views(store: &Store) -> Result<(), Error> {
+    use crate::store::failed;
+    use sqlx::Executor;
+    let mut connection = store.connect().await?;
+    connection
+        .execute(store.backend().begin_append())
+        .await
+        .map_err(failed("begin"))?;
+    log::lock_head(&mut connection, store.backend()).await?;
+    let past = fold(store, At::Head, crate::fresh::now()).await?;
+    view::clear(&mut connection).await?;
+    for (stream, aggregate) in &past.aggregates {
+        view::save(&mut connection, *stream, aggregate).await?;
+    }
+    connection
+        .execute("COMMIT")
+        .await
+        .map(drop)
+        .map_err(failed("commit the views"))
+}
+
+/// When a key was last used is not in the log.
+fn without_uses(key: &api::Key) -> Value {
+    let mut key = serde_json::to_value(key).unwrap_or_default();
+    if let Some(members) = key.as_object_mut() {
+        members.remove("last_used_at");
+        let secrets = members.get_mut("secrets").and_then(Value::as_array_mut);
+        for secret in secrets.into_iter().flatten() {
+            secret.as_object_mut().map(|it| it.remove("last_used_at"));
+        }
+    }
+    key
+}

@@ -1,0 +1,209 @@
+//! The database: Postgres for an installation, SQLite inside one process.
+//!
+//! Both speak through the same SQL over sqlx's `Any` driver; [`Backend`] names the few
+//! statements in which they differ. The log is in [`log`], the tables around it in the
+//! modules that own them.
+
+pub mod log;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::{AnyConnection, AnyPool, Connection, Executor};
+
+/// A database that could not do as asked. What the client reads says nothing of the cause.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `[control] database_url` is not of a form that is supported.
+    #[error("[control] database_url: expected sqlite://<path> or postgres://…, not `{scheme}`")]
+    Url {
+        /// What stands before `://`.
+        scheme: String,
+    },
+    /// It cannot be reached.
+    #[error("cannot reach the database: {operation}")]
+    Connect {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The schema cannot be brought up to date.
+    #[error("cannot bring the schema up to date")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// A statement failed.
+    #[error("the database failed: {operation}")]
+    Query {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A row does not hold what it must.
+    #[error("the database holds something that cannot be read: {what}")]
+    Corrupt {
+        /// Where.
+        what: String,
+    },
+}
+
+/// Names the operation that a failed statement belongs to.
+pub(crate) fn failed(operation: &'static str) -> impl FnOnce(sqlx::Error) -> Error {
+    move |source| Error::Query { operation, source }
+}
+
+/// Which database it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Many control planes may share it.
+    Postgres,
+    /// One file, one writer at a time.
+    Sqlite,
+}
+
+impl Backend {
+    fn of_url(url: &str) -> Result<Self, Error> {
+        match url.split_once("://").map(|(scheme, _)| scheme) {
+            Some("postgres" | "postgresql") => Ok(Self::Postgres),
+            Some("sqlite") => Ok(Self::Sqlite),
+            scheme => Err(Error::Url {
+                scheme: scheme.unwrap_or_default().to_owned(),
+            }),
+        }
+    }
+
+    /// Begins the transaction of an append. SQLite takes its only write lock here.
+    pub(crate) const fn begin_append(self) -> &'static str {
+        match self {
+            Self::Postgres => "BEGIN ISOLATION LEVEL READ COMMITTED",
+            Self::Sqlite => "BEGIN IMMEDIATE",
+        }
+    }
+
+    /// Reads the head row and keeps others from appending until the transaction ends.
+    pub(crate) const fn lock_head(self) -> &'static str {
+        match self {
+            Self::Postgres => {
+                "SELECT position, chain_hash, lineage, generation FROM head FOR UPDATE"
+            }
+            Self::Sqlite => "SELECT position, chain_hash, lineage, generation FROM head",
+        }
+    }
+}
+
+/// A handle to the database; clones share its connections.
+#[derive(Debug, Clone)]
+pub struct Store {
+    backend: Backend,
+    url: String,
+    pool: AnyPool,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Opens the database at `url` without reaching for it yet, so that a control plane
+    /// starts, says so and keeps trying while its database is away.
+    ///
+    /// # Errors
+    /// [`Error::Url`] where the URL is not of a supported form.
+    pub fn open(url: &str) -> Result<Self, Error> {
+        sqlx::any::install_default_drivers();
+        let backend = Backend::of_url(url)?;
+        let url = match backend {
+            Backend::Postgres => url.to_owned(),
+            // Made where it is missing; a file that is there keeps its parameters.
+            Backend::Sqlite if url.contains('?') => url.to_owned(),
+            Backend::Sqlite => format!("{url}?mode=rwc"),
+        };
+        let options = connect_options(&url)?;
+        let pool = AnyPoolOptions::new()
+            .max_connections(8)
+            .acquire_timeout(Duration::from_secs(5))
+            .after_connect(move |connection, _| Box::pin(prepare(connection, backend)))
+            .connect_lazy_with(options);
+        Ok(Self { backend, url, pool })
+    }
+
+    /// Which database it is.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The address of the database, with its password.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Connections for reading.
+    pub(crate) fn pool(&self) -> &AnyPool {
+        &self.pool
+    }
+
+    /// A connection that belongs to the caller alone.
+    pub(crate) async fn connect(&self) -> Result<AnyConnection, Error> {
+        let unreachable = |source| Error::Connect {
+            operation: "open a connection",
+            source,
+        };
+        let mut connection = AnyConnection::connect_with(&connect_options(&self.url)?)
+            .await
+            .map_err(unreachable)?;
+        prepare(&mut connection, self.backend)
+            .await
+            .map_err(unreachable)?;
+        Ok(connection)
+    }
+
+    /// Brings the schema up to date and makes the head row of a new log, under a lock.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn migrate(&self) -> Result<(), Error> {
+        let migrator = match self.backend {
+            Backend::Postgres => sqlx::migrate!("migrations/postgres"),
+            Backend::Sqlite => sqlx::migrate!("migrations/sqlite"),
+        };
+        migrator.run(&self.pool).await.map_err(Error::Migrate)?;
+        log::create_head(self).await
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] where it does not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.pool
+            .execute("SELECT 1")
+            .await
+            .map(drop)
+            .map_err(|source| Error::Connect {
+                operation: "ping",
+                source,
+            })
+    }
+}
+
+fn connect_options(url: &str) -> Result<AnyConnectOptions, Error> {
+    AnyConnectOptions::from_str(url).map_err(|source| Error::Connect {
+        operation: "read [control] database_url",
+        source,
+    })
+}
+
+async fn prepare(connection: &mut AnyConnection, backend: Backend) -> Result<(), sqlx::Error> {
+    if backend == Backend::Sqlite {
+        // FULL: a change that was answered survives a power cut.
+        for pragma in [
+            "PRAGMA busy_timeout = 10000",
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = FULL",
+        ] {
+            connection.execute(pragma).await?;
+        }
+    }
+    Ok(())
+}

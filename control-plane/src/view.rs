@@ -1,0 +1,157 @@
+//! Views: what REST reads, written in the transaction of the event.
+//!
+//! Each row holds the folded aggregate whole, and beside it the columns that lists filter
+//! by. [`save`] and [`load`] are the only way in and out, so that a replay can rebuild a
+//! row and compare it.
+
+pub mod key;
+pub mod target;
+
+use events::{Aggregate, Stream};
+use schemas::entry::Scheme;
+use sqlx::{AnyConnection, Row as _};
+
+use crate::store::{Error, failed, log::corrupt};
+
+/// The folded aggregate of a stream, as its view holds it.
+pub(crate) async fn load(
+    connection: &mut AnyConnection,
+    stream: Stream,
+) -> Result<Option<Aggregate>, Error> {
+    let (sql, id) = match stream {
+        Stream::Key(id) => ("SELECT state FROM keys WHERE id = $1", id.to_string()),
+        Stream::Target(id) => ("SELECT state FROM targets WHERE id = $1", id.to_string()),
+        Stream::Workspace(id) => ("SELECT state FROM workspaces WHERE id = $1", id.to_string()),
+        Stream::Instance => (
+            "SELECT state FROM instances WHERE id = $1",
+            INSTANCE.to_owned(),
+        ),
+    };
+    let row = sqlx::query(sql)
+        .bind(id)
+        .fetch_optional(connection)
+        .await
+        .map_err(failed("read a view"))?;
+    row.map(|row| decode(row.try_get("state").map_err(|_| corrupt("state"))?))
+        .transpose()
+}
+
+/// Writes the view of an aggregate.
+pub(crate) async fn save(
+    connection: &mut AnyConnection,
+    stream: Stream,
+    aggregate: &Aggregate,
+) -> Result<(), Error> {
+    let state = encode(aggregate)?;
+    let query = match (stream, aggregate) {
+        (Stream::Key(id), Aggregate::Key(key)) => sqlx::query(
+            "INSERT INTO keys (id, workspace_id, name_key, name_free, state_name, purged, \
+             expires_at_ms, category, prefixes, state) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+             ON CONFLICT (id) DO UPDATE SET name_key = excluded.name_key, \
+             name_free = excluded.name_free, state_name = excluded.state_name, \
+             purged = excluded.purged, expires_at_ms = excluded.expires_at_ms, \
+             category = excluded.category, prefixes = excluded.prefixes, state = excluded.state",
+        )
+        .bind(id.to_string())
+        .bind(key.workspace_id.to_string())
+        .bind(events::text::name_key(&key.name))
+        .bind(i64::from(
+            key.purged || key.state == events::key::State::Revoked,
+        ))
+        .bind(key::state_name(key.state))
+        .bind(i64::from(key.purged))
+        .bind(key.expires_at.map(|at| at.unix_ms()))
+        .bind(key.category.clone())
+        .bind(
+            key.secrets
+                .iter()
+                .map(|it| it.prefix.as_str())
+                .collect::<Vec<_>>()
+                .join(" "),
+        )
+        .bind(state),
+        (Stream::Target(id), Aggregate::Target(target)) => sqlx::query(
+            "INSERT INTO targets (id, workspace_id, name_key, origin, deleted, state) \
+             VALUES ($1, $2, $3, $4, $5, $6) \
+             ON CONFLICT (id) DO UPDATE SET name_key = excluded.name_key, \
+             origin = excluded.origin, deleted = excluded.deleted, state = excluded.state",
+        )
+        .bind(id.to_string())
+        .bind(target.workspace_id.to_string())
+        .bind(events::text::name_key(&target.fields.name))
+        .bind(origin(
+            target.fields.scheme,
+            &target.fields.host,
+            target.fields.port,
+        ))
+        .bind(i64::from(target.deleted))
+        .bind(state),
+        (Stream::Workspace(id), Aggregate::Workspace(_)) => sqlx::query(
+            "INSERT INTO workspaces (id, state) VALUES ($1, $2) \
+             ON CONFLICT (id) DO UPDATE SET state = excluded.state",
+        )
+        .bind(id.to_string())
+        .bind(state),
+        (Stream::Instance, Aggregate::Instance(_)) => sqlx::query(
+            "INSERT INTO instances (id, state) VALUES ($1, $2) \
+             ON CONFLICT (id) DO UPDATE SET state = excluded.state",
+        )
+        .bind(INSTANCE)
+        .bind(state),
+        _ => return Err(corrupt("an aggregate of another stream")),
+    };
+    query
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(failed("write a view"))
+}
+
+/// What makes two exact targets the same place.
+pub(crate) fn origin(scheme: Scheme, host: &str, port: u16) -> String {
+    format!("{}://{host}:{port}", scheme.as_str())
+}
+
+pub(crate) fn encode(aggregate: &Aggregate) -> Result<String, Error> {
+    serde_json::to_string(aggregate).map_err(|_| corrupt("an aggregate to write"))
+}
+
+pub(crate) fn decode(state: &str) -> Result<Aggregate, Error> {
+    serde_json::from_str(state).map_err(|err| Error::Corrupt {
+        what: format!("the state of a view: {err}"),
+    })
+}
+
+const INSTANCE: &str = "instance";
+
+/// How many aggregates have a view.
+pub(crate) async fn count(connection: &mut AnyConnection) -> Result<u64, Error> {
+    let row = sqlx::query(
+        "SELECT CAST((SELECT COUNT(*) FROM keys) + (SELECT COUNT(*) FROM targets) \
+         + (SELECT COUNT(*) FROM workspaces) + (SELECT COUNT(*) FROM instances) AS BIGINT) \
+         AS views",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(failed("count the views"))?;
+    row.try_get::<i64, _>("views")
+        .map(i64::unsigned_abs)
+        .map_err(|_| corrupt("views"))
+}
+
+/// Forgets all views; the caller writes them anew in the same transaction.
+pub(crate) async fn clear(connection: &mut AnyConnection) -> Result<(), Error> {
+    for sql in [
+        "DELETE FROM keys",
+        "DELETE FROM targets",
+        "DELETE FROM workspaces",
+        "DELETE FROM instances",
+    ] {
+        sqlx::query(sql)
+            .execute(&mut *connection)
+            .await
+            .map_err(failed("clear the views"))?;
+    }
+    Ok(())
+}

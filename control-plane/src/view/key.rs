@@ -1,0 +1,280 @@
+//! Keys as REST shows them.
+
+use std::collections::HashMap;
+
+use events::Aggregate;
+use events::key::{Key, State};
+use schemas::api::{self, KeyStatus, Rotation, RotationSecret};
+use schemas::{CredentialHash, KeyId, SecretId, Timestamp, WorkspaceId};
+use sqlx::{Any, QueryBuilder, Row as _};
+
+use crate::store::log::{column, corrupt};
+use crate::store::{Error, Store, failed};
+
+const MINUTE_MS: i64 = 60_000;
+
+/// What a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Keys of this status; `None` shows all.
+    pub status: Option<KeyStatus>,
+    /// Keys with this label.
+    pub category: Option<String>,
+    /// Keys whose name holds this, or whose prefix begins with it.
+    pub query: Option<String>,
+    /// Keys after this one.
+    pub after: Option<KeyId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// When a key's secrets were last used.
+pub type Uses = HashMap<SecretId, Timestamp>;
+
+/// The key's name in the column that lists filter by.
+pub(super) fn state_name(state: State) -> &'static str {
+    match state {
+        State::Active => "active",
+        State::Inactive => "inactive",
+        State::Revoked => "revoked",
+    }
+}
+
+/// A key of a workspace; `None` where it is another's, or purged.
+///
+/// # Errors
+/// [`Error`].
+pub async fn get(
+    store: &Store,
+    workspace_id: WorkspaceId,
+    id: KeyId,
+) -> Result<Option<Key>, Error> {
+    Ok(get_even_purged(store, workspace_id, id)
+        .await?
+        .filter(|key| !key.purged))
+}
+
+/// A key of a workspace, also one that was purged: its history stays.
+///
+/// # Errors
+/// [`Error`].
+pub async fn get_even_purged(
+    store: &Store,
+    workspace_id: WorkspaceId,
+    id: KeyId,
+) -> Result<Option<Key>, Error> {
+    let row = sqlx::query("SELECT state FROM keys WHERE id = $1 AND workspace_id = $2")
+        .bind(id.to_string())
+        .bind(workspace_id.to_string())
+        .fetch_optional(store.pool())
+        .await
+        .map_err(failed("read a key"))?;
+    row.map(|row| to_key(row.try_get("state").map_err(|_| corrupt("keys.state"))?))
+        .transpose()
+}
+
+/// A key of any workspace, for operators at the command line.
+///
+/// # Errors
+/// [`Error`].
+pub async fn find_anywhere(store: &Store, id: KeyId) -> Result<Option<Key>, Error> {
+    let row = sqlx::query("SELECT state FROM keys WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_optional(store.pool())
+        .await
+        .map_err(failed("read a key"))?;
+    row.map(|row| to_key(row.try_get("state").map_err(|_| corrupt("keys.state"))?)).transpose()
+}
+
+/// The hashes that a key's entries are stored under, oldest secret first.
+pub fn hashes(key: &Key) -> Vec<CredentialHash> {
+    events::project::hashes(key)
+}
+
+/// Keys of a workspace in the order they were made.
+///
+/// # Errors
+/// [`Error`].
+pub async fn list(
+    store: &Store,
+    workspace_id: WorkspaceId,
+    filter: &Filter,
+    now: Timestamp,
+) -> Result<Vec<Key>, Error> {
+    let mut query =
+        QueryBuilder::<Any>::new("SELECT state FROM keys WHERE purged = 0 AND workspace_id = ");
+    query.push_bind(workspace_id.to_string());
+    if let Some(after) = filter.after {
+        query.push(" AND id > ").push_bind(after.to_string());
+    }
+    match filter.status {
+        None => {}
+        Some(KeyStatus::Revoked) => {
+            query.push(" AND state_name = 'revoked'");
+        }
+        Some(KeyStatus::Inactive) => {
+            query.push(" AND state_name = 'inactive'");
+        }
+        Some(KeyStatus::Expired) => {
+            query.push(" AND state_name = 'active' AND expires_at_ms <= ");
+            query.push_bind(now.unix_ms());
+        }
+        Some(KeyStatus::Active) => {
+            query.push(" AND state_name = 'active' AND (expires_at_ms IS NULL OR expires_at_ms > ");
+            query.push_bind(now.unix_ms()).push(")");
+        }
+    }
+    if let Some(category) = &filter.category {
+        query.push(" AND category = ").push_bind(category.clone());
+    }
+    if let Some(text) = &filter.query {
+        // ESCAPE makes `%` and `_` of the caller plain characters.
+        query.push(" AND (name_key LIKE ");
+        query.push_bind(format!("%{}%", escape_like(&events::text::name_key(text))));
+        query.push(r" ESCAPE '\' OR (' ' || prefixes) LIKE ");
+        query
+            .push_bind(format!("% {}%", escape_like(text)))
+            .push(r" ESCAPE '\')");
+    }
+    query
+        .push(" ORDER BY id LIMIT ")
+        .push_bind(i64::from(filter.limit));
+    let rows = query
+        .build()
+        .fetch_all(store.pool())
+        .await
+        .map_err(failed("list keys"))?;
+    rows.iter()
+        .map(|row| to_key(row.try_get("state").map_err(|_| corrupt("keys.state"))?))
+        .collect()
+}
+
+/// The last uses of the secrets of some keys.
+///
+/// # Errors
+/// [`Error`].
+pub async fn last_uses(store: &Store, keys: &[Key]) -> Result<Uses, Error> {
+    if keys.is_empty() {
+        return Ok(Uses::new());
+    }
+    let mut query =
+        QueryBuilder::<Any>::new("SELECT secret_id, last_at_ms FROM secret_uses WHERE key_id IN (");
+    let mut ids = query.separated(", ");
+    for key in keys {
+        ids.push_bind(key.id.to_string());
+    }
+    query.push(")");
+    let rows = query
+        .build()
+        .fetch_all(store.pool())
+        .await
+        .map_err(failed("read uses"))?;
+    rows.iter()
+        .map(|row| {
+            let id: String = column(row, "secret_id")?;
+            let id = id.parse().map_err(|_| corrupt("secret_uses.secret_id"))?;
+            Ok((id, Timestamp::from_unix_ms(column(row, "last_at_ms")?)))
+        })
+        .collect()
+}
+
+/// A key as every answer shows it.
+pub fn to_api(key: &Key, uses: &Uses, now: Timestamp) -> api::Key {
+    api::Key {
+        id: key.id,
+        name: key.name.clone(),
+        status: key.status(now),
+        secrets: key
+            .live_secrets(now)
+            .map(|secret| api::Secret {
+                id: secret.id,
+                prefix: secret.prefix.clone(),
+                last4: secret.last4.clone(),
+                created_at: secret.created_at,
+                expires_at: secret.ends_at,
+                last_used_at: uses.get(&secret.id).copied(),
+            })
+            .collect(),
+        category: key.category.clone(),
+        environment: key.environment,
+        team_id: key.team_id,
+        owner: key.owner,
+        expires_at: key.expires_at,
+        limits: key.limits,
+        quotas: None,
+        budget: None,
+        concurrency: None,
+        queue: None,
+        access: None,
+        staleness: None,
+        metadata: key.metadata.clone(),
+        replaces: key.replaces,
+        rotation_due_at: key.rotation_due_at,
+        created_by: Some(key.created_by.clone()),
+        created_at: key.created_at,
+        last_used_at: key
+            .secrets
+            .iter()
+            .filter_map(|it| uses.get(&it.id))
+            .max()
+            .copied(),
+        source: key.source,
+        version: key.version,
+        secret: None,
+        propagation: None,
+    }
+}
+
+/// What there is to know before an old secret is let go.
+///
+/// # Errors
+/// [`Error`].
+pub async fn rotation(store: &Store, key: &Key, now: Timestamp) -> Result<Rotation, Error> {
+    let uses = last_uses(store, std::slice::from_ref(key)).await?;
+    let hour_ago = (now.unix_ms() / MINUTE_MS) - 59;
+    let mut secrets = Vec::with_capacity(key.secrets.len());
+    for secret in &key.secrets {
+        let row = sqlx::query(
+            "SELECT CAST(COALESCE(SUM(requests), 0) AS BIGINT) AS requests \
+             FROM secret_use_minutes WHERE secret_id = $1 AND minute >= $2",
+        )
+        .bind(secret.id.to_string())
+        .bind(hour_ago)
+        .fetch_one(store.pool())
+        .await
+        .map_err(failed("count requests"))?;
+        let requests: i64 = column(&row, "requests")?;
+        secrets.push(RotationSecret {
+            id: secret.id,
+            prefix: secret.prefix.clone(),
+            created_at: secret.created_at,
+            ends_at: secret.ends_at,
+            last_used_at: uses.get(&secret.id).copied(),
+            requests_last_hour: requests.unsigned_abs(),
+            safe_to_retire: false,
+        });
+    }
+    let newest_is_used = secrets.last().is_some_and(|it| it.requests_last_hour > 0);
+    let older = secrets.len().saturating_sub(1);
+    for secret in &mut secrets[..older] {
+        secret.safe_to_retire = newest_is_used && secret.requests_last_hour == 0;
+    }
+    Ok(Rotation {
+        key_id: key.id,
+        rotation_due_at: key.rotation_due_at,
+        secrets,
+    })
+}
+
+fn to_key(state: &str) -> Result<Key, Error> {
+    match super::decode(state)? {
+        Aggregate::Key(key) => Ok(*key),
+        _ => Err(corrupt("keys.state")),
+    }
+}
+
+fn escape_like(text: &str) -> String {
+    text.replace('\\', r"\\")
+        .replace('%', r"\%")
+        .replace('_', r"\_")
+}
