@@ -100,7 +100,7 @@ pub enum Event {
     #[serde(rename = "key.updated")]
     KeyUpdated {
         /// The fields.
-        changes: KeyChanges,
+        changes: Box<KeyChanges>,
     },
     /// A key was switched off and may be switched on again.
     #[serde(rename = "key.deactivated")]

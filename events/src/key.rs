@@ -338,7 +338,9 @@ fn patch_key(
     Ok(if changes.is_empty() {
         vec![]
     } else {
-        vec![Event::KeyUpdated { changes }]
+        vec![Event::KeyUpdated {
+            changes: Box::new(changes),
+        }]
     })
 }
 
