@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use schemas::fleet::{LIVE_MS, Renewal, RenewalAnswer};
-use schemas::{BootId, KeyId, Position};
+use schemas::{BootId, KeyId, Position, Timestamp};
+use serde::Serialize;
 use sqlx::Row as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -20,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use crate::execute::Execute;
 use crate::fresh;
 use crate::region::{Incoming, Region};
-use crate::store::log::{self, to_i64};
+use crate::store::log::{self, column, position_column, to_i64};
 use crate::store::{self, Store, failed};
 
 /// A proxy that renewed within this time is live.
@@ -307,4 +308,51 @@ pub async fn was_used(store: &Store, key_id: KeyId) -> Result<bool, store::Error
         .await
         .map(|row| row.is_some())
         .map_err(failed("look for uses"))
+}
+
+/// What a proxy last said, as its region's control plane stored it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// The proxy.
+    pub proxy_id: String,
+    /// The start of it that said so.
+    pub boot_id: String,
+    /// Every event up to here is in its table.
+    pub position: Position,
+    /// When it said so, by the control plane's clock.
+    pub renewed_at: Timestamp,
+    /// The version of its program.
+    pub version: String,
+    /// Its follower's state.
+    pub state: String,
+    /// How old its newest word from the region was, in milliseconds.
+    pub freshness_ms: u64,
+}
+
+/// The proxies that ever reported in a region, by id.
+///
+/// # Errors
+/// [`store::Error`].
+pub async fn members(store: &Store, region: &str) -> Result<Vec<Member>, store::Error> {
+    let rows = sqlx::query(
+        "SELECT proxy_id, boot_id, position, renewed_at_ms, version, state, freshness_ms \
+         FROM members WHERE region = $1 ORDER BY proxy_id",
+    )
+    .bind(region.to_owned())
+    .fetch_all(store.pool())
+    .await
+    .map_err(failed("read the members"))?;
+    rows.iter()
+        .map(|row| {
+            Ok(Member {
+                proxy_id: column(row, "proxy_id")?,
+                boot_id: column(row, "boot_id")?,
+                position: position_column(row, "position")?,
+                renewed_at: Timestamp::from_unix_ms(column(row, "renewed_at_ms")?),
+                version: column(row, "version")?,
+                state: column(row, "state")?,
+                freshness_ms: column::<i64>(row, "freshness_ms")?.unsigned_abs(),
+            })
+        })
+        .collect()
 }

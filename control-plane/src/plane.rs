@@ -15,13 +15,16 @@ use crate::execute::{Execute, NOTIFY_CHANNEL};
 use crate::fleet::{Fleet, Listener};
 use crate::fresh;
 use crate::http::{self, App};
-use crate::projector::Projector;
+use crate::projector::{self, Projector};
 use crate::propagation::Watcher;
 use crate::region::Region;
 use crate::store::{Backend, Store, log};
 
 /// The floor under every way of being woken.
 const POLL: Duration = Duration::from_secs(1);
+
+/// How long a control plane that stops waits for the database.
+const RELEASE_WAIT: Duration = Duration::from_secs(1);
 
 /// How a control plane runs.
 #[derive(Debug, Clone)]
@@ -52,6 +55,7 @@ pub enum Error {
 pub struct Plane {
     address: SocketAddr,
     app: App,
+    boot_id: BootId,
     tasks: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -120,6 +124,7 @@ impl Plane {
         Ok(Self {
             address,
             app,
+            boot_id,
             tasks,
             stop,
         })
@@ -141,6 +146,9 @@ impl Plane {
         let open = self.app.open_requests();
         drop(tokio::time::timeout(grace, open.wait_until_none()).await);
         self.tasks.shutdown().await;
+        // Best effort: a lease that is not given back ends by itself.
+        let release = projector::release(self.app.store(), self.boot_id);
+        drop(tokio::time::timeout(RELEASE_WAIT, release).await);
     }
 }
 

@@ -20,7 +20,7 @@ use schemas::stream::{HEARTBEAT_EVERY_MS, Heartbeat, Meta};
 use schemas::{BootId, CredentialHash, Position};
 use sqlx::Row as _;
 use tokio::sync::watch;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::fleet::Fleet;
 use crate::fresh;
@@ -55,6 +55,7 @@ pub struct Projector {
 struct Term {
     fence: u64,
     epoch: u64,
+    renew_at: Instant,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +122,7 @@ impl Projector {
             return Ok(());
         };
         self.folded.clear();
-        let mut meta = self.region.meta().await?;
+        let meta = self.region.meta().await?;
         let mut position = self.start_from(&mut term, meta.as_ref()).await?;
         self.fleet.start_leading(self.region.name(), position);
         let region = self.region.name();
@@ -133,31 +134,23 @@ impl Projector {
             "projecting"
         );
 
-        let mut heartbeat = interval(Duration::from_millis(HEARTBEAT_EVERY_MS));
-        let mut renew_at = Instant::now() + LEAD_RENEW;
+        let mut beat_at = Instant::now();
         loop {
             tokio::select! {
-                // A head that moved is worth more than a heartbeat.
-                biased;
-                moved = self.head.changed() => {
-                    if moved.is_err() { return Ok(()) }
+                moved = self.head.changed() => if moved.is_err() { return Ok(()) },
+                () = sleep_until(beat_at) => {}
+            }
+            position = self.catch_up(&mut term, position).await?;
+            if Instant::now() >= beat_at {
+                // A region that lost memory says so here, and is continued from where it is.
+                let seen = self.region.meta().await?;
+                if seen.as_ref().map(|it| it.position) != Some(position) {
+                    position = self.start_from(&mut term, seen.as_ref()).await?;
                     position = self.catch_up(&mut term, position).await?;
                 }
-                _ = heartbeat.tick() => {
-                    if Instant::now() >= renew_at {
-                        self.renew(term).await?;
-                        renew_at = Instant::now() + LEAD_RENEW;
-                    }
-                    // A region that lost memory says so here and is continued from where
-                    // it is.
-                    let seen = self.region.meta().await?;
-                    if seen.as_ref().map(|it| it.position) != Some(position) {
-                        meta = seen;
-                        position = self.start_from(&mut term, meta.as_ref()).await?;
-                    }
-                    position = self.catch_up(&mut term, position).await?;
-                    self.beat(term, position).await?;
-                }
+                self.keep(&mut term).await?;
+                self.beat(term, position).await?;
+                beat_at = Instant::now() + Duration::from_millis(HEARTBEAT_EVERY_MS);
             }
         }
     }
@@ -203,6 +196,8 @@ impl Projector {
                 Verdict::Refused { reason } => return Err(Error::Foreign(reason)),
             }
             position = to;
+            // A long way to catch up takes longer than one lease.
+            self.keep(term).await?;
             self.fleet.region_holds(self.region.name(), position);
             if let Err(error) = self.region.publish_frame(&batch.frame()).await {
                 tracing::warn!(%error, region = self.region.name(), "a frame was not published; proxies read the feed");
@@ -275,12 +270,17 @@ impl Projector {
             Ok(Term {
                 fence: column::<i64>(&row, "fence")?.unsigned_abs(),
                 epoch: column::<i64>(&row, "epoch")?.unsigned_abs(),
+                renew_at: Instant::now() + LEAD_RENEW,
             })
         })
         .transpose()
     }
 
-    async fn renew(&self, term: Term) -> Result<(), Error> {
+    /// Goes on leading, or finds out that another does.
+    async fn keep(&self, term: &mut Term) -> Result<(), Error> {
+        if Instant::now() < term.renew_at {
+            return Ok(());
+        }
         let done = sqlx::query(
             "UPDATE regions SET lease_until_ms = $1 WHERE name = $2 AND leader = $3 AND fence = $4",
         )
@@ -291,6 +291,7 @@ impl Projector {
         .execute(self.store.pool())
         .await
         .map_err(failed("go on leading a region"))?;
+        term.renew_at = Instant::now() + LEAD_RENEW;
         if done.rows_affected() == 1 {
             Ok(())
         } else {
@@ -327,6 +328,16 @@ async fn check_same_history(store: &Store, head: &Head, meta: &Meta) -> Result<(
          backup: nothing is written to it",
         meta.position, meta.lineage, head.lineage, head.position
     )))
+}
+
+/// Lets others lead at once what this process led.
+pub(crate) async fn release(store: &Store, boot_id: BootId) -> Result<(), store::Error> {
+    sqlx::query("UPDATE regions SET lease_until_ms = 0 WHERE leader = $1")
+        .bind(boot_id.to_string())
+        .execute(store.pool())
+        .await
+        .map(drop)
+        .map_err(failed("stop leading"))
 }
 
 // === folding ===

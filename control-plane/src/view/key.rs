@@ -83,7 +83,8 @@ pub async fn find_anywhere(store: &Store, id: KeyId) -> Result<Option<Key>, Erro
         .fetch_optional(store.pool())
         .await
         .map_err(failed("read a key"))?;
-    row.map(|row| to_key(row.try_get("state").map_err(|_| corrupt("keys.state"))?)).transpose()
+    row.map(|row| to_key(row.try_get("state").map_err(|_| corrupt("keys.state"))?))
+        .transpose()
 }
 
 /// The hashes that a key's entries are stored under, oldest secret first.
