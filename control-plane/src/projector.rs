@@ -144,7 +144,7 @@ impl Projector {
             if Instant::now() >= beat_at {
                 // A region that lost memory says so here, and is continued from where it is.
                 let seen = self.region.meta().await?;
-                if seen.as_ref().map(|it| it.position) != Some(position) {
+                if seen.as_ref().map_or(0, |it| it.position) != position {
                     position = self.start_from(&mut term, seen.as_ref()).await?;
                     position = self.catch_up(&mut term, position).await?;
                 }

@@ -1,1 +1,17 @@
-//! data-plane
+#![doc = include_str!("../README.md")]
+
+pub mod address;
+pub mod admin;
+pub mod clock;
+pub mod config;
+pub mod follow;
+pub mod limit;
+pub mod metrics;
+pub mod pipeline;
+pub mod rejection;
+pub mod server;
+pub mod table;
+pub mod upstream;
+
+pub use config::{Bounds, Config};
+pub use server::{Error, Running, start};

@@ -1,1 +1,23 @@
-//! tests
+#![doc = include_str!("../README.md")]
+#![allow(
+    clippy::print_stderr,
+    reason = "a failed test shows the logs of its planes"
+)]
+
+pub mod control;
+pub mod http;
+pub mod plane;
+pub mod process;
+pub mod proxy;
+pub mod server;
+pub mod traffic;
+pub mod upstream;
+pub mod wait;
+pub mod world;
+
+pub use control::{Control, Key};
+pub use http::{Ask, Reply};
+pub use plane::Plane;
+pub use traffic::Traffic;
+pub use upstream::Upstream;
+pub use world::World;

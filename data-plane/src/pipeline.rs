@@ -1,0 +1,129 @@
+//! The life of a request: the stages, in the only order there is.
+//!
+//! | stage | answers | waits |
+//! |---|---|---|
+//! | [`identify`] | which request is this, from whom, and can it be passed on at all? | never |
+//! | [`authenticate`] | whose key is this? One SHA-256, one look-up. | only when the table cannot tell |
+//! | [`admit`] | may this key be used now? | never |
+//! | [`authorize`] | may it go there? | never |
+//! | [`mod@limit`] | is there room for one more? One decision over all limits. | never |
+//! | [`forward`] | a connection, a last look at the table, and the request goes. | yes |
+//! | [`relay`] | the answer comes back, piece by piece. | yes |
+//! | [`record`] | how did it end? Always, also when the client leaves. | never |
+//!
+//! The first stage that refuses ends the request, and nothing later is charged. Each stage
+//! returns the evidence that the next one needs, so none can be left out. Inside, a
+//! refusal is a [`Rejection`]; only [`handle`] turns it into an answer.
+
+pub mod admit;
+pub mod authenticate;
+pub mod authorize;
+pub mod body;
+pub mod forward;
+pub mod headers;
+pub mod identify;
+pub mod limit;
+pub mod me;
+pub mod record;
+pub mod relay;
+
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{HeaderName, Request, Response};
+use hyper::body::Incoming;
+use schemas::entry::ErrorProfile;
+
+use crate::limit::Standings;
+use crate::metrics::Outcome;
+use crate::rejection::{self, Rejection};
+use crate::server::Worker;
+use crate::server::connection::Connection;
+use body::{Content, ResponseBody};
+use identify::Arrival;
+use record::Record;
+
+/// The header of every answer that names the request.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What an answer needs to know of the walk, however far it came.
+#[derive(Debug, Default)]
+struct Trail {
+    /// The shape of error bodies for this caller.
+    profile: ErrorProfile,
+    /// How the caller's limits stand.
+    standings: Standings,
+}
+
+/// Serves one request. It cannot fail: whatever goes wrong is an answer.
+pub async fn handle(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let arrival = identify::identify(&worker, &connection, request.headers());
+    let record = Record::open(Rc::clone(&worker), Rc::clone(&connection), &arrival);
+    let mut trail = Trail::default();
+    let outcome = walk(&worker, &connection, &arrival, request, &mut trail).await;
+    let mut response = match outcome {
+        Ok(response) => {
+            if matches!(response.body(), Content::Own(_)) {
+                record.ends(Outcome::Served);
+            }
+            response
+        }
+        Err(rejection) => {
+            record.ends(Outcome::Refused(rejection.code));
+            rejection::answer(&rejection, trail.profile, arrival.request_id.as_str())
+                .map(|text| Content::Own(Some(text)))
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, arrival.request_id.to_header());
+    headers::show_limits(headers, &trail.standings);
+    Ok(response.map(|content| ResponseBody::new(content, record)))
+}
+
+/// The stages in order.
+async fn walk(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    arrival: &Arrival,
+    request: Request<Incoming>,
+    trail: &mut Trail,
+) -> Result<Response<Content>, Rejection> {
+    let shared = &worker.shared;
+    trail.profile = shared.table.policies().global.error_profile;
+    let (head, incoming) = request.into_parts();
+
+    identify::check_form(&head)?;
+    let known = authenticate::authenticate(shared, arrival, &head).await?;
+    trail.profile = known.profile();
+    let admitted = admit::admit(known, arrival.now)?;
+    if me::is_for_us(head.uri.path()) {
+        return me::answer(shared, &admitted, arrival, &head).await;
+    }
+    let route = authorize::authorize(shared, &admitted, &head)?;
+    let permit = match limit::limit(shared, &admitted, arrival.now) {
+        Ok(permit) => permit,
+        Err(refusal) => {
+            trail.standings = refusal.standings;
+            return Err(Rejection::limit(&refusal.refused));
+        }
+    };
+    trail.standings = permit.standings();
+    let exchange = forward::forward(
+        worker, connection, arrival, &admitted, &route, permit, head, incoming,
+    )
+    .await?;
+    relay::relay(worker, connection, &admitted, &route, exchange)
+}
+
+/// An answer of the proxy's own.
+fn own(body: impl Into<Bytes>) -> Response<Content> {
+    Response::new(Content::Own(Some(body.into())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,309 @@
+//! Bodies on their way, both directions: streamed, counted, and bounded in time.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::record::Record;
+use super::relay::Relay;
+use crate::metrics::{Outcome, add};
+use crate::rejection::Code;
+use crate::server::Worker;
+use crate::server::connection::Connection;
+
+/// A body ended where it should not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the body was cut")]
+pub struct Cut;
+
+/// What the upstream gets.
+#[derive(Debug, Default)]
+pub enum RequestBody {
+    /// No body.
+    #[default]
+    Empty,
+    /// A client's body as it comes.
+    Streaming(Box<Upload>),
+}
+
+/// A client's body.
+#[derive(Debug)]
+pub struct Upload {
+    incoming: Incoming,
+    progress: Rc<Progress>,
+    bytes_left: u64,
+    /// The slowest that a client may be: so many bytes in so much waiting.
+    pace: Pace,
+    pace_bytes: u64,
+    waited: Duration,
+    waiting_since: Option<Instant>,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+/// The least a client must send.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Bytes within one window.
+    pub bytes_min: u64,
+    /// The window, of waiting for the client only.
+    pub window: Duration,
+}
+
+/// How far a client's body is, told to those who wait for the answer.
+#[derive(Debug)]
+pub struct Progress {
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    turn: u64,
+    /// The whole body has gone.
+    pub is_done: Cell<bool>,
+    /// Why it will not.
+    pub fault: Cell<Option<Code>>,
+    idle: Duration,
+    first_byte: Duration,
+}
+
+/// What the client gets.
+#[derive(Debug)]
+pub struct ResponseBody {
+    content: Content,
+    record: Record,
+}
+
+/// Whose answer it is.
+#[derive(Debug)]
+pub enum Content {
+    /// The proxy's own.
+    Own(Option<Bytes>),
+    /// The upstream's.
+    Upstream(Box<Relay>),
+}
+
+// === impl Progress ===
+
+impl Progress {
+    /// No progress yet, in the request that the connection now serves.
+    pub fn new(
+        worker: Rc<Worker>,
+        connection: Rc<Connection>,
+        idle: Duration,
+        first_byte: Duration,
+    ) -> Self {
+        Self {
+            turn: connection.turn(),
+            worker,
+            connection,
+            is_done: Cell::new(false),
+            fault: Cell::new(None),
+            idle,
+            first_byte,
+        }
+    }
+
+    /// A piece has gone, or the whole: whoever waits may wait on.
+    fn moved(&self, bytes: u64) {
+        add(&self.worker.counters.request_bytes, bytes);
+        // An upstream may answer before it has read everything, and then the connection
+        // has gone on to other things.
+        if self.connection.turn() == self.turn {
+            let wait = if self.is_done.get() {
+                self.first_byte
+            } else {
+                self.idle
+            };
+            self.connection.wait_until(Instant::now() + wait);
+        }
+    }
+
+    fn fail(&self, code: Code) -> Cut {
+        self.fault.set(Some(code));
+        Cut
+    }
+}
+
+// === impl RequestBody ===
+
+impl RequestBody {
+    /// A client's body, with its cap and its least pace.
+    pub fn streaming(
+        incoming: Incoming,
+        progress: Rc<Progress>,
+        bytes_max: u64,
+        pace: Pace,
+    ) -> Self {
+        Self::Streaming(Box::new(Upload {
+            incoming,
+            progress,
+            bytes_left: bytes_max,
+            pace,
+            pace_bytes: 0,
+            waited: Duration::ZERO,
+            waiting_since: None,
+            alarm: None,
+        }))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Streaming(upload) => upload.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming(upload) => upload.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming(upload) => upload.incoming.size_hint(),
+        }
+    }
+}
+
+// === impl Upload ===
+
+impl Upload {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        loop {
+            match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Pending => return self.poll_pace(cx).map(|cut| Some(Err(cut))),
+                Poll::Ready(None) => {
+                    self.finish(0);
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Err(_))) => {
+                    return Poll::Ready(Some(Err(self.progress.fail(Code::BadRequest))));
+                }
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailer fields do not pass: none was announced by us.
+                    let Ok(data) = frame.into_data() else {
+                        continue;
+                    };
+                    self.note_came();
+                    let bytes = data.remaining() as u64;
+                    let Some(left) = self.bytes_left.checked_sub(bytes) else {
+                        return Poll::Ready(Some(Err(self.progress.fail(Code::RequestTooLarge))));
+                    };
+                    self.bytes_left = left;
+                    self.pace_bytes += bytes;
+                    if self.incoming.is_end_stream() {
+                        self.finish(bytes);
+                    } else {
+                        self.progress.moved(bytes);
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, bytes: u64) {
+        if !self.progress.is_done.replace(true) {
+            self.progress.moved(bytes);
+        }
+    }
+
+    fn note_came(&mut self) {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += since.elapsed();
+        }
+    }
+
+    /// Only waiting for the client counts; while the upstream takes its time, it does not.
+    fn poll_pace(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
+        loop {
+            let since = *self.waiting_since.get_or_insert_with(Instant::now);
+            let until = since + self.pace.window.saturating_sub(self.waited);
+            let alarm = self
+                .alarm
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until.into())));
+            if alarm.deadline() != until.into() {
+                alarm.as_mut().reset(until.into());
+            }
+            ready!(alarm.as_mut().poll(cx));
+            if self.pace_bytes < self.pace.bytes_min {
+                return Poll::Ready(self.progress.fail(Code::RequestTimeout));
+            }
+            self.pace_bytes = 0;
+            self.waited = Duration::ZERO;
+            self.waiting_since = None;
+        }
+    }
+}
+
+// === impl ResponseBody ===
+
+impl ResponseBody {
+    /// An answer and the record that closes with it.
+    pub fn new(content: Content, record: Record) -> Self {
+        Self { content, record }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let Self { content, record } = &mut *self;
+        match content {
+            Content::Own(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Content::Upstream(relay) => relay.poll_frame(cx, record),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Own(text) => text.is_none(),
+            Content::Upstream(relay) => relay.is_over(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+            Content::Upstream(relay) => relay.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Content::Upstream(relay) = &mut self.content {
+            let outcome = relay.close(self.record.worker());
+            self.record.ends(outcome);
+        }
+    }
+}
+
+/// How an answer of the upstream ended.
+pub(super) fn outcome(is_over: bool, was_cut: bool) -> Outcome {
+    match (is_over, was_cut) {
+        (true, _) => Outcome::Served,
+        (false, true) => Outcome::Cut,
+        (false, false) => Outcome::Left,
+    }
+}

@@ -1,0 +1,185 @@
+//! Which request is this, and from whom? Never refuses a caller, only a request that
+//! nobody could pass on without doubt.
+
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use http::header::HOST;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use ipnet::IpNet;
+use rand::RngExt as _;
+use schemas::EventId;
+
+use crate::clock::Now;
+use crate::rejection::{Code, Rejection};
+use crate::server::Worker;
+use crate::server::connection::Connection;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const REQUEST_ID_LEN: usize = 26;
+
+/// A request that has come.
+#[derive(Debug)]
+pub struct Arrival {
+    /// What to quote to the operator: a ULID.
+    pub request_id: RequestId,
+    /// Who sent it, through proxies that are trusted.
+    pub client: IpAddr,
+    /// When, on both clocks.
+    pub now: Now,
+    /// When, for deadlines.
+    pub instant: Instant,
+}
+
+/// The name of one request, 26 characters.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestId([u8; REQUEST_ID_LEN]);
+
+/// Gives the request its name, time and origin.
+pub fn identify(worker: &Worker, connection: &Connection, headers: &HeaderMap) -> Arrival {
+    let instant = Instant::now();
+    let now = worker.shared.clock.at(instant);
+    let entropy = worker.random.borrow_mut().random();
+    Arrival {
+        request_id: RequestId::new(now.unix_ms, entropy),
+        client: client_address(
+            connection.peer,
+            headers,
+            &worker.shared.config.trusted_proxies,
+        ),
+        now,
+        instant,
+    }
+}
+
+/// Refuses what has no one reading: the connection is closed, because what follows on it
+/// cannot be trusted either.
+///
+/// # Errors
+/// `bad_request`.
+pub fn check_form(head: &Parts) -> Result<(), Rejection> {
+    let refuse = |detail: &'static str| Err(Rejection::new(Code::BadRequest, detail).and_close());
+    if head.method == Method::CONNECT || head.method == Method::TRACE {
+        return refuse("The methods CONNECT and TRACE are not passed on.");
+    }
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return refuse("A request has exactly one Host header.");
+    };
+    if let Some(authority) = head.uri.authority()
+        && !authority
+            .as_str()
+            .as_bytes()
+            .eq_ignore_ascii_case(host.as_bytes())
+    {
+        return refuse("The request line names another host than the Host header.");
+    }
+    if head.headers.contains_key(http::header::CONTENT_LENGTH)
+        && head.headers.contains_key(http::header::TRANSFER_ENCODING)
+    {
+        return refuse("A body has a length or is chunked, not both.");
+    }
+    Ok(())
+}
+
+/// The client behind trusted proxies: the last address of `x-forwarded-for` that is not
+/// one of them. Each proxy appends whom it heard from, so only the tail can be believed.
+fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
+    if trusted.is_empty() || !is_trusted(&peer) {
+        return peer;
+    }
+    let mut client = peer;
+    let lines: Vec<&str> = headers
+        .get_all(FORWARDED_FOR)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .collect();
+    for entry in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+        let Ok(address) = entry.trim().parse::<IpAddr>() else {
+            break;
+        };
+        client = address.to_canonical();
+        if !is_trusted(&client) {
+            break;
+        }
+    }
+    client
+}
+
+// === impl RequestId ===
+
+impl RequestId {
+    fn new(unix_ms: i64, entropy: u128) -> Self {
+        let id = EventId::from_parts(u64::try_from(unix_ms).unwrap_or(0), entropy);
+        let mut text = Fixed {
+            bytes: [b'0'; REQUEST_ID_LEN],
+            len: 0,
+        };
+        write!(text, "{id}").expect("a ULID has 26 characters");
+        Self(text.bytes)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("a ULID is ASCII")
+    }
+
+    /// The name as a header's value.
+    pub fn to_header(self) -> HeaderValue {
+        HeaderValue::from_bytes(&self.0).expect("a ULID is letters and digits")
+    }
+}
+
+/// Text written in place, without an allocation.
+struct Fixed {
+    bytes: [u8; REQUEST_ID_LEN],
+    len: usize,
+}
+
+impl Write for Fixed {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.len + text.len();
+        let room = self.bytes.get_mut(self.len..end).ok_or(fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_is_a_ulid_of_its_time() {
+        let id = RequestId::new(1_700_000_000_000, 42);
+        let read: EventId = id.as_str().parse().unwrap();
+        assert_eq!(read, EventId::from_parts(1_700_000_000_000, 42));
+    }
+
+    #[test]
+    fn forwarding_headers_are_believed_from_trusted_proxies_only() {
+        let check = |peer: &str, lines: &[&str], expected: &str| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(FORWARDED_FOR, line.parse().unwrap());
+            }
+            let trusted = ["10.0.0.0/8".parse().unwrap()];
+            let client = client_address(peer.parse().unwrap(), &headers, &trusted);
+            assert_eq!(client.to_string(), expected, "{peer} {lines:?}");
+        };
+        check("192.0.2.1", &["203.0.113.9"], "192.0.2.1");
+        check("10.0.0.1", &["203.0.113.9"], "203.0.113.9");
+        check(
+            "10.0.0.1",
+            &["198.51.100.1, 203.0.113.9, 10.0.0.7"],
+            "203.0.113.9",
+        );
+        check("10.0.0.1", &["203.0.113.9", "10.0.0.7"], "203.0.113.9");
+        check("10.0.0.1", &["203.0.113.9, nonsense"], "10.0.0.1");
+        check("10.0.0.1", &[], "10.0.0.1");
+    }
+}

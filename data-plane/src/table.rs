@@ -1,0 +1,374 @@
+//! The key table: what the proxy knows of every secret, read without a lock while it is
+//! changed.
+//!
+//! **Shape.** 16,384 shards by the first 14 bits of the lookup hash, each behind its own
+//! `ArcSwap`. A change copies one shard (kilobytes), not the table. In a shard the slots
+//! lie in one exact-size array, and a small hash index of two bytes per slot finds them;
+//! the SHA-256 is its own hash. What many keys share (team, owner, limits) is kept once per
+//! shard, so that a reader of a shard needs nothing outside it.
+//!
+//! **Merging.** Entries merge by the highest (generation, rev), and a revoked, ended or
+//! purged secret never leaves that state: messages may come in any order and any number
+//! of times. An entry that this build cannot read is set aside alone: its secret is
+//! denied.
+//!
+//! **Comparing.** The look-up compares the SHA-256 of what was presented. An attacker
+//! cannot steer that digest towards a stored one, so the time the comparison takes tells
+//! nothing about a stored hash, and a constant-time comparison would buy nothing.
+//!
+//! **Time of loads.** A request loads once per stretch without an await and looks again,
+//! by [`KeyTable::version`], right before its first byte goes upstream.
+
+pub mod policy;
+mod shard;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::{ArcSwap, Guard};
+use schemas::entry::{
+    BadEntry, Change, Owner, PolicyEntry, PolicyId, Revision, SecretEntry, SecretStatus,
+    check_reader,
+};
+use schemas::name::BUCKETS;
+use schemas::{CredentialHash, KeyId, SecretId, TeamId};
+
+use crate::limit::Rates;
+use policy::PolicyBook;
+pub use policy::{Policies, Target, Workspace};
+use shard::{Order, Record, Shard, Slot};
+
+const SHARD_BITS: u32 = 14;
+const SHARDS: usize = 1 << SHARD_BITS;
+/// A bucket of the region covers this many neighbouring shards, so that a bucket can be
+/// merged without touching others.
+const SHARDS_PER_BUCKET: usize = SHARDS / BUCKETS as usize;
+
+/// The table of one proxy.
+pub struct KeyTable {
+    shards: Box<[ArcSwap<Shard>]>,
+    policies: ArcSwap<Policies>,
+    /// Rises after every change.
+    version: AtomicU64,
+    entries: AtomicUsize,
+    quarantined_total: AtomicU64,
+    /// Only the follower writes; the lock keeps that true.
+    writer: Mutex<PolicyBook>,
+}
+
+/// What the table knows of a secret: a copy, so that nothing of the table is held.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// The key.
+    pub key_id: KeyId,
+    /// The secret.
+    pub secret_id: SecretId,
+    /// Whether requests may pass; `None` when the entry cannot be read by this build.
+    pub status: Option<SecretStatus>,
+    /// Orders it against others of the same secret.
+    pub revision: Revision,
+    /// When the key expires, unix milliseconds.
+    pub expires_at_ms: Option<i64>,
+    /// When this secret ends, unix milliseconds.
+    pub ends_at_ms: Option<i64>,
+    /// The place of the key's workspace in [`Policies`].
+    pub workspace: u32,
+    /// The key's team.
+    pub team: Option<TeamId>,
+    /// The key's owner.
+    pub owner: Option<Owner>,
+    /// The key's own limits.
+    pub rates: Rates,
+}
+
+/// The whole of a region, gathered bucket by bucket.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    policies: HashSet<PolicyId>,
+}
+
+/// What dropping the entries that a snapshot does not hold came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swept {
+    /// So many were dropped.
+    Dropped(usize),
+    /// More than half of the table would have gone: nothing was dropped.
+    TooMany(usize),
+}
+
+// === impl KeyTable ===
+
+impl KeyTable {
+    /// A table that knows nobody.
+    pub fn new() -> Self {
+        let empty = Arc::new(Shard::default());
+        Self {
+            shards: (0..SHARDS)
+                .map(|_| ArcSwap::new(Arc::clone(&empty)))
+                .collect(),
+            policies: ArcSwap::from_pointee(Policies::default()),
+            version: AtomicU64::new(0),
+            entries: AtomicUsize::new(0),
+            quarantined_total: AtomicU64::new(0),
+            writer: Mutex::new(PolicyBook::default()),
+        }
+    }
+
+    /// What is known of a secret.
+    pub fn get(&self, hash: &CredentialHash) -> Option<Found> {
+        self.shards[shard_of(hash)].load().get(hash)
+    }
+
+    /// The policies, compiled. Do not hold the guard over an await.
+    pub fn policies(&self) -> Guard<Arc<Policies>> {
+        self.policies.load()
+    }
+
+    /// Rises after every change. While it stands still, a verdict of the table stands.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    /// How many secrets are known.
+    pub fn len(&self) -> usize {
+        self.entries.load(Ordering::Relaxed)
+    }
+
+    /// Whether no secret is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many entries could not be read so far.
+    pub fn quarantined_total(&self) -> u64 {
+        self.quarantined_total.load(Ordering::Relaxed)
+    }
+
+    /// Merges changes. When this returns, every request that looks sees all of them.
+    pub fn apply(&self, changes: &[Change]) {
+        let mut book = self.write();
+        // Policies first: a key that is new in the same frame finds its workspace.
+        let mut policies_changed = false;
+        for change in changes {
+            if let Change::Policy { policy } = change {
+                policies_changed |=
+                    self.merge_policy(&mut book, policy.policy.id(), Ok(policy.clone()));
+            }
+        }
+        for change in changes {
+            if let Change::Secret { secret, .. } = change {
+                policies_changed |= book.ensure_workspace(secret.workspace_id);
+            }
+        }
+        if policies_changed {
+            self.policies.store(Arc::new(book.compile()));
+        }
+        for change in changes {
+            if let Change::Secret { hash, secret } = change {
+                let slot = self.slot(&book, *hash, Ok(secret));
+                self.swap_shard(shard_of(hash), |shard| shard.with(slot));
+            }
+        }
+        self.changed();
+    }
+
+    /// Merges the policies of a snapshot, as read from the region.
+    pub fn merge_policies(
+        &self,
+        snapshot: &mut Snapshot,
+        entries: Vec<(PolicyId, Result<PolicyEntry, BadEntry>)>,
+    ) {
+        let mut book = self.write();
+        for (id, entry) in entries {
+            snapshot.policies.insert(id);
+            self.merge_policy(&mut book, id, entry);
+        }
+        self.policies.store(Arc::new(book.compile()));
+        self.changed();
+    }
+
+    /// Merges one bucket of a snapshot and marks what it does not hold. Secrets of other
+    /// buckets are left out.
+    pub fn merge_bucket(
+        &self,
+        bucket: u16,
+        entries: Vec<(CredentialHash, Result<SecretEntry, BadEntry>)>,
+    ) {
+        let mut book = self.write();
+        let mut policies_changed = false;
+        for (_, entry) in &entries {
+            if let Ok(entry) = entry {
+                policies_changed |= book.ensure_workspace(entry.workspace_id);
+            }
+        }
+        if policies_changed {
+            self.policies.store(Arc::new(book.compile()));
+        }
+        let first = usize::from(bucket) * SHARDS_PER_BUCKET;
+        let mut by_shard: Vec<Vec<shard::Incoming>> = vec![Vec::new(); SHARDS_PER_BUCKET];
+        for (hash, entry) in entries {
+            if let Some(slots) = shard_of(&hash)
+                .checked_sub(first)
+                .and_then(|at| by_shard.get_mut(at))
+            {
+                slots.push(self.slot(&book, hash, entry.as_ref().map_err(Clone::clone)));
+            }
+        }
+        for (at, slots) in by_shard.into_iter().enumerate() {
+            self.swap_shard(first + at, |shard| shard.with_all(slots));
+        }
+        self.changed();
+    }
+
+    /// Ends a snapshot that was read whole, at `through`: entries that it does not hold
+    /// and that are not newer than it are dropped. Tombstones stay, so that an older copy
+    /// of a region cannot bring a revoked secret back. When more than half of the table
+    /// would go, nothing goes: that is a broken region sooner than a change.
+    pub fn finish_snapshot(&self, snapshot: Snapshot, through: Revision) -> Swept {
+        let mut book = self.write();
+        let through = Order::of(through).unwrap_or(Order::MAX);
+        let absent: usize = self
+            .shards
+            .iter()
+            .map(|shard| shard.load().absent(through))
+            .sum();
+        if absent > 16 && absent > self.len() / 2 {
+            return Swept::TooMany(absent);
+        }
+        if absent > 0 {
+            for at in 0..SHARDS {
+                if self.shards[at].load().absent(through) > 0 {
+                    self.swap_shard(at, |shard| shard.without_absent(through));
+                }
+            }
+        }
+        if book.drop_absent(&snapshot.policies, through.revision()) {
+            self.policies.store(Arc::new(book.compile()));
+        }
+        self.changed();
+        Swept::Dropped(absent)
+    }
+
+    /// The policies of one workspace with others put in their place, for a request that
+    /// was looked up outside the table. `None` when its targets are not known here.
+    pub fn workspace_with(
+        &self,
+        secret: &SecretEntry,
+        policies: &[PolicyEntry],
+    ) -> Option<(u32, Arc<Workspace>)> {
+        self.write().workspace_with(secret, policies)
+    }
+
+    fn merge_policy(
+        &self,
+        book: &mut PolicyBook,
+        id: PolicyId,
+        entry: Result<PolicyEntry, BadEntry>,
+    ) -> bool {
+        let entry = entry.and_then(|entry| {
+            let revision = entry.revision;
+            match check_reader(entry.min_reader) {
+                Ok(()) if Order::of(revision).is_some() => Ok(entry),
+                Ok(()) => Err(BadEntry::Malformed("its revision is out of range".into())),
+                Err(err) => Err(err),
+            }
+        });
+        if let Err(err) = &entry {
+            self.quarantined_total.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(policy = %id, error = %err, "a policy entry cannot be used");
+        }
+        book.merge(id, entry)
+    }
+
+    /// The slot of an entry, or one that denies when the entry cannot be used.
+    fn slot(
+        &self,
+        book: &PolicyBook,
+        hash: CredentialHash,
+        entry: Result<&SecretEntry, BadEntry>,
+    ) -> shard::Incoming {
+        // An entry that is too new still says how new; one that is not readable does not.
+        let order = entry.as_ref().ok().and_then(|it| Order::of(it.revision));
+        let usable = entry.and_then(|entry| {
+            check_reader(entry.min_reader)?;
+            let order = Order::of(entry.revision)
+                .ok_or_else(|| BadEntry::Malformed("its revision is out of range".into()))?;
+            let workspace = book
+                .index_of(entry.workspace_id)
+                .ok_or_else(|| BadEntry::Malformed("its workspace is not known".into()))?;
+            Ok((entry, order, workspace))
+        });
+        match usable {
+            Ok((entry, order, workspace)) => shard::Incoming {
+                slot: Slot {
+                    hash: *hash.as_bytes(),
+                    record: Record::new(entry, order, workspace),
+                },
+                detail: shard::Detail {
+                    team: entry.team_id,
+                    owner: entry.owner,
+                    rates: entry.limits.into(),
+                    ends_at_ms: entry.ends_at_ms,
+                },
+            },
+            Err(err) => {
+                self.quarantined_total.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(error = %err, "a secret entry cannot be used, its secret is denied");
+                shard::Incoming {
+                    slot: Slot {
+                        hash: *hash.as_bytes(),
+                        record: Record::unreadable(order.unwrap_or(Order::MIN)),
+                    },
+                    detail: shard::Detail::default(),
+                }
+            }
+        }
+    }
+
+    fn swap_shard(&self, at: usize, change: impl FnOnce(&Shard) -> Option<Shard>) {
+        let shard = self.shards[at].load();
+        let before = shard.len();
+        if let Some(changed) = change(&shard) {
+            let after = changed.len();
+            self.shards[at].store(Arc::new(changed));
+            self.entries.fetch_add(after, Ordering::Relaxed);
+            self.entries.fetch_sub(before, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes a change known. The fence pairs with the one in `Cells::mark_used`: a request
+    /// that does not see the new version has left its mark where a later collection finds
+    /// it.
+    fn changed(&self) {
+        self.version.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    fn write(&self) -> MutexGuard<'_, PolicyBook> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for KeyTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for KeyTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyTable")
+            .field("entries", &self.len())
+            .field("version", &self.version())
+            .finish_non_exhaustive()
+    }
+}
+
+fn shard_of(hash: &CredentialHash) -> usize {
+    let bytes = hash.as_bytes();
+    usize::from(u16::from_be_bytes([bytes[0], bytes[1]]) >> (16 - SHARD_BITS))
+}
+
+#[cfg(test)]
+mod tests;

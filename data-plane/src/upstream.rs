@@ -1,0 +1,276 @@
+//! Connections to upstreams: one pool per worker, straight on hyper's connections, so
+//! that a request and its connection never leave their core.
+//!
+//! A connection is made to exactly the address that was judged (see
+//! [`address`](crate::address)), while TLS is verified against the target's name. It goes
+//! back to the pool only after a whole exchange. Whether private addresses were allowed
+//! is part of a pool's key: a connection that one target may use is never lent to another
+//! that may not.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hashbrown::DefaultHashBuilder;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use schemas::entry::Scheme;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::address::{Allowance, may_connect};
+use crate::config::Bounds;
+use crate::metrics::{Counters, add};
+use crate::pipeline::body::RequestBody;
+
+/// The most bytes of an answer's head.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// The most bytes that one connection buffers.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// Where a connection leads, and what it took to be allowed to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// Whether TLS is spoken.
+    pub scheme: Scheme,
+    /// The host as the target names it.
+    pub host: Arc<str>,
+    /// The port.
+    pub port: u16,
+    /// Which addresses beside public ones were allowed.
+    pub allowance: Allowance,
+}
+
+/// A connection, out on loan. Dropped, it is closed.
+#[derive(Debug)]
+pub struct Lease {
+    sender: SendRequest<RequestBody>,
+    origin: Origin,
+    /// Whether it served a request before.
+    pub is_reused: bool,
+}
+
+/// The connections of one worker.
+pub struct Upstreams {
+    idle: RefCell<HashMap<Origin, VecDeque<Idle>, DefaultHashBuilder>>,
+    tls: TlsConnector,
+    idle_max: usize,
+    idle_for: Duration,
+    counters: Arc<Counters>,
+}
+
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    since: Instant,
+}
+
+/// No connection could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// One of its addresses is not public, and nothing allows it.
+    #[error("an address of the host is not allowed")]
+    Unsafe,
+    /// The name has no address, or none answers.
+    #[error("no address of the host could be connected to")]
+    Unreachable(#[source] std::io::Error),
+    /// TLS could not be agreed on, or the certificate is not for this name.
+    #[error("the upstream's TLS could not be verified")]
+    Tls(#[source] std::io::Error),
+    /// It took too long.
+    #[error("connecting took too long")]
+    Timeout,
+}
+
+/// The TLS settings of all workers: the machine's roots, HTTP/1.1.
+pub fn tls_config() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        tracing::warn!(%error, "a root certificate of this machine cannot be read");
+    }
+    let (added, _) = roots.add_parsable_certificates(native.certs);
+    if added == 0 {
+        tracing::warn!("this machine has no root certificates: no https upstream can be verified");
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+// === impl Upstreams ===
+
+impl Upstreams {
+    /// An empty pool.
+    pub fn new(tls: Arc<rustls::ClientConfig>, bounds: &Bounds, counters: Arc<Counters>) -> Self {
+        Self {
+            idle: RefCell::new(HashMap::default()),
+            tls: TlsConnector::from(tls),
+            idle_max: bounds.upstream_idle_per_host_max,
+            idle_for: Duration::from_millis(bounds.upstream_idle_ms),
+            counters,
+        }
+    }
+
+    /// An idle connection, the one used last: the others may then grow old and go.
+    pub fn reuse(&self, origin: &Origin) -> Option<Lease> {
+        let mut pools = self.idle.borrow_mut();
+        let pool = pools.get_mut(origin)?;
+        // A connection whose last exchange is just being wound up is not ready yet and
+        // not closed: it is left where it is.
+        let mut at = pool.len();
+        while at > 0 {
+            at -= 1;
+            if pool[at].sender.is_closed() {
+                pool.remove(at);
+            } else if pool[at].sender.is_ready()
+                && let Some(idle) = pool.remove(at)
+            {
+                add(&self.counters.upstream_reuses, 1);
+                return Some(Lease {
+                    sender: idle.sender,
+                    origin: origin.clone(),
+                    is_reused: true,
+                });
+            }
+        }
+        None
+    }
+
+    /// A new connection. Every address of the name is judged before the first is tried.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(
+        &self,
+        origin: &Origin,
+        literal: Option<IpAddr>,
+        within: Duration,
+    ) -> Result<Lease, ConnectError> {
+        tokio::time::timeout(within, self.connect_to_any(origin, literal))
+            .await
+            .map_err(|_| ConnectError::Timeout)?
+    }
+
+    /// Takes a connection back after a whole exchange.
+    pub fn give_back(&self, lease: Lease) {
+        if lease.sender.is_closed() {
+            return;
+        }
+        let idle = Idle {
+            sender: lease.sender,
+            since: Instant::now(),
+        };
+        let mut pools = self.idle.borrow_mut();
+        let pool = pools.entry(lease.origin).or_default();
+        if pool.len() >= self.idle_max {
+            pool.pop_front();
+        }
+        pool.push_back(idle);
+    }
+
+    /// Closes connections that were idle for too long.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        self.idle.borrow_mut().retain(|_, pool| {
+            pool.retain(|idle| {
+                !idle.sender.is_closed() && now.duration_since(idle.since) < self.idle_for
+            });
+            !pool.is_empty()
+        });
+    }
+
+    async fn connect_to_any(
+        &self,
+        origin: &Origin,
+        literal: Option<IpAddr>,
+    ) -> Result<Lease, ConnectError> {
+        let addresses: Vec<SocketAddr> = match literal {
+            Some(address) => vec![SocketAddr::new(address, origin.port)],
+            None => tokio::net::lookup_host((&*origin.host, origin.port))
+                .await
+                .map_err(ConnectError::Unreachable)?
+                .collect(),
+        };
+        if addresses
+            .iter()
+            .any(|&address| !may_connect(address, origin.allowance))
+        {
+            return Err(ConnectError::Unsafe);
+        }
+        let mut failure =
+            std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return self.greet(origin, stream).await,
+                Err(err) => failure = err,
+            }
+        }
+        Err(ConnectError::Unreachable(failure))
+    }
+
+    async fn greet(&self, origin: &Origin, stream: TcpStream) -> Result<Lease, ConnectError> {
+        add(&self.counters.upstream_connects, 1);
+        // Small writes go out at once; a request is written in one piece anyway.
+        let _ = stream.set_nodelay(true);
+        let sender = match origin.scheme {
+            Scheme::Http => speak(stream).await,
+            Scheme::Https => {
+                let name = origin.host.trim_start_matches('[').trim_end_matches(']');
+                let name = ServerName::try_from(name.to_owned())
+                    .map_err(|err| ConnectError::Tls(std::io::Error::other(err)))?;
+                let stream = self
+                    .tls
+                    .connect(name, stream)
+                    .await
+                    .map_err(ConnectError::Tls)?;
+                speak(stream).await
+            }
+        }?;
+        Ok(Lease {
+            sender,
+            origin: origin.clone(),
+            is_reused: false,
+        })
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// Sends a request. When nothing of it was sent, the error holds it.
+    pub fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
+    {
+        self.sender.try_send_request(request)
+    }
+}
+
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+) -> Result<SendRequest<RequestBody>, ConnectError> {
+    let (sender, connection) = Builder::new()
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|err| ConnectError::Unreachable(std::io::Error::other(err)))?;
+    tokio::task::spawn_local(async move {
+        if let Err(err) = connection.await {
+            tracing::debug!(error = %err, "a connection to an upstream ended");
+        }
+    });
+    Ok(sender)
+}

@@ -1,0 +1,121 @@
+//! `region status` and `region entry`: what the regions hold.
+//!
+//! A region of its own Redis is asked directly. One inside `up` is asked through the
+//! socket of the running process.
+
+use anyhow::bail;
+use control_plane::store::Store;
+use schemas::{CredentialHash, KeyId};
+use serde::Serialize;
+
+use super::{Common, Outcome};
+use crate::config::{Config, Region};
+use crate::inspect::{self, Entries, Status};
+use crate::socket::{self, Question};
+use crate::wire;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    /// Only this region.
+    name: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct EntryArgs {
+    /// The key.
+    key_id: KeyId,
+}
+
+/// What is printed of one region.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown<'a, T> {
+    /// What it answered.
+    Answer(T),
+    /// It could not be asked.
+    Failed { region: &'a str, error: String },
+}
+
+pub(super) async fn status(common: &Common, args: StatusArgs) -> anyhow::Result<Outcome> {
+    let config = common.start()?;
+    let store = wire::store(&config)?;
+    let mut all = Vec::new();
+    for region in chosen(&config, args.name.as_deref())? {
+        all.push((region, status_of(common, &store, region).await));
+    }
+    print_all(common, all)
+}
+
+pub(super) async fn entry(common: &Common, args: EntryArgs) -> anyhow::Result<Outcome> {
+    let config = common.start()?;
+    let store = wire::store(&config)?;
+    let Some(hashes) = inspect::hashes(&store, args.key_id).await? else {
+        bail!("the log does not know the key {}", args.key_id);
+    };
+    let mut all = Vec::new();
+    for region in &config.regions {
+        let entries = entries_of(common, region, args.key_id, &hashes).await;
+        all.push((region, entries));
+    }
+    print_all(common, all)
+}
+
+fn chosen<'a>(config: &'a Config, name: Option<&str>) -> anyhow::Result<Vec<&'a Region>> {
+    let chosen: Vec<&Region> = config
+        .regions
+        .iter()
+        .filter(|region| name.is_none_or(|name| region.name == name))
+        .collect();
+    match name {
+        Some(name) if chosen.is_empty() => bail!("there is no `[[regions]]` entry `{name}`"),
+        _ => Ok(chosen),
+    }
+}
+
+async fn status_of(common: &Common, store: &Store, region: &Region) -> anyhow::Result<Status> {
+    if region.redis_url.is_none() {
+        let region = region.name.clone();
+        return socket::ask(&common.data_dir, &Question::Status { region }).await;
+    }
+    let region = wire::region(region).await?;
+    inspect::status(store, region.as_ref()).await
+}
+
+async fn entries_of(
+    common: &Common,
+    region: &Region,
+    key_id: KeyId,
+    hashes: &[CredentialHash],
+) -> anyhow::Result<Entries> {
+    if region.redis_url.is_none() {
+        let question = Question::Entries {
+            region: region.name.clone(),
+            key_id,
+            hashes: hashes.to_vec(),
+        };
+        return socket::ask(&common.data_dir, &question).await;
+    }
+    let region = wire::region(region).await?;
+    inspect::entries(region.as_ref(), key_id, hashes).await
+}
+
+/// One object per region. One that cannot be asked says why and makes the result bad;
+/// the others are shown all the same.
+fn print_all<T: Serialize>(
+    common: &Common,
+    answers: Vec<(&Region, anyhow::Result<T>)>,
+) -> anyhow::Result<Outcome> {
+    let failed = answers.iter().any(|(_, answer)| answer.is_err());
+    let shown: Vec<Shown<'_, T>> = answers
+        .into_iter()
+        .map(|(region, answer)| match answer {
+            Ok(answer) => Shown::Answer(answer),
+            Err(err) => Shown::Failed {
+                region: &region.name,
+                error: format!("{err:#}"),
+            },
+        })
+        .collect();
+    common.print(&shown)?;
+    Ok(if failed { Outcome::Bad } else { Outcome::Good })
+}

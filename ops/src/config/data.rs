@@ -1,0 +1,101 @@
+//! `[data]`: the data plane.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::Error;
+use super::source::Values;
+
+/// The data plane.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Data {
+    /// Where clients are served; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where operators look: health, metrics, the state of the table.
+    pub admin_listen: SocketAddr,
+    /// The region that the proxy serves, a name of `[[regions]]`.
+    pub region: String,
+    /// The proxy's name among those of its region; `None` is one that is made on the
+    /// first start and kept in `snapshot_dir/proxy_id`.
+    pub proxy_id: Option<String>,
+    /// Where the proxy keeps what must outlive a restart.
+    pub snapshot_dir: PathBuf,
+    /// Peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Threads that serve requests, each with a runtime of its own; 0 is one per core.
+    pub workers: usize,
+    /// After a signal to stop: how long new connections are still taken, while
+    /// `/readyz` already says no, in milliseconds.
+    pub drain_delay_ms: u64,
+}
+
+// === impl Data ===
+
+impl Data {
+    /// The section when nothing is configured.
+    pub fn default_in(data_dir: &Path) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7080)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 7090)),
+            region: "local".to_owned(),
+            proxy_id: None,
+            snapshot_dir: data_dir.join("proxy"),
+            trusted_proxies: Vec::new(),
+            workers: 0,
+            drain_delay_ms: 5_000,
+        }
+    }
+
+    pub(super) fn read(values: &Values, default: Self) -> Result<Self, Error> {
+        let region = values.parsed("data.region", super::region::NAME, |text| {
+            schemas::name::is_region(text).then(|| text.to_owned())
+        })?;
+        let proxy_id = values.parsed("data.proxy_id", PROXY_ID, |text| {
+            is_proxy_id(text).then(|| text.to_owned())
+        })?;
+        let workers = values.count("data.workers", WORKERS, u64::from(WORKERS_MAX))?;
+        let drain_delay_ms = values.count("data.drain_delay_ms", DRAIN, DRAIN_DELAY_MS_MAX)?;
+        Ok(Self {
+            listen: values.address("data.listen")?.unwrap_or(default.listen),
+            admin_listen: values
+                .address("data.admin_listen")?
+                .unwrap_or(default.admin_listen),
+            region: region.unwrap_or(default.region),
+            proxy_id: proxy_id.or(default.proxy_id),
+            snapshot_dir: values
+                .path("data.snapshot_dir")?
+                .unwrap_or(default.snapshot_dir),
+            trusted_proxies: values
+                .list("data.trusted_proxies", NETWORKS, network)?
+                .unwrap_or(default.trusted_proxies),
+            workers: workers.map_or(default.workers, |count| count as usize),
+            drain_delay_ms: drain_delay_ms.unwrap_or(default.drain_delay_ms),
+        })
+    }
+}
+
+/// Whether `text` may name a proxy: 1 to 64 letters, digits, `.`, `_` and `-`. It
+/// stands in messages and metrics, so it stays plain.
+pub fn is_proxy_id(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+const WORKERS_MAX: u16 = 1_024;
+const DRAIN_DELAY_MS_MAX: u64 = 3_600_000;
+const PROXY_ID: &str = "1 to 64 letters, digits, `.`, `_` and `-`";
+const WORKERS: &str = "a whole number from 0 (one per core) to 1024";
+const DRAIN: &str = "a whole number of milliseconds from 0 to 3600000";
+const NETWORKS: &str = "a list of addresses or networks such as [\"10.0.0.0/8\"]";
+
+/// A network, or one address as a network of one.
+fn network(text: &str) -> Option<IpNet> {
+    text.parse()
+        .ok()
+        .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}

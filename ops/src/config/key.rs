@@ -1,0 +1,96 @@
+//! Every key of the configuration, and which of them this version enforces.
+
+/// A key, and whether what it promises is enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    /// The key with its section, dotted. All regions share `regions.…`.
+    pub path: &'static str,
+    /// A key that is known but would promise what is not enforced is refused.
+    pub available: bool,
+}
+
+const fn has(path: &'static str) -> Key {
+    Key {
+        path,
+        available: true,
+    }
+}
+
+const fn later(path: &'static str) -> Key {
+    Key {
+        path,
+        available: false,
+    }
+}
+
+/// Every key, in the order of `ops/config/default.toml`.
+pub(super) const ALL: &[Key] = &[
+    has("control.listen"),
+    has("control.public_url"),
+    has("control.database_url"),
+    has("control.database_url_file"),
+    later("control.tls_cert_file"),
+    later("control.tls_key_file"),
+    has("data.listen"),
+    has("data.admin_listen"),
+    later("data.authz_listen"),
+    has("data.region"),
+    has("data.proxy_id"),
+    has("data.snapshot_dir"),
+    later("data.cold_boot"),
+    later("data.control_url"),
+    has("data.trusted_proxies"),
+    has("data.workers"),
+    later("data.credentials_dir"),
+    later("data.tls_cert_file"),
+    later("data.tls_key_file"),
+    later("data.verify_keys"),
+    has("data.drain_delay_ms"),
+    has("regions.name"),
+    has("regions.redis_url"),
+    has("regions.redis_url_file"),
+    has("regions.nats_url"),
+    has("regions.nats_url_file"),
+    later("regions.signing_key_file"),
+    later("regions.fleet_secret_file"),
+    later("accounts.sign_up"),
+    later("mail.smtp_url"),
+    later("mail.from"),
+    later("audit.signing_key_file"),
+    later("audit.origin"),
+    has("security.allow_private_upstreams"),
+    has("log.format"),
+    has("log.level"),
+];
+
+/// The key with this path.
+pub(super) fn find(path: &str) -> Option<Key> {
+    ALL.iter().copied().find(|key| key.path == path)
+}
+
+/// Whether any key stands in this section.
+pub(super) fn is_section(name: &str) -> bool {
+    ALL.iter()
+        .filter_map(|key| key.path.split_once('.'))
+        .any(|(section, _)| section == name)
+}
+
+/// The known key that is written most like `path`, which is not one.
+pub(super) fn nearest(path: &str) -> &'static str {
+    let likeness = |known: &str| {
+        let whole = strsim::jaro_winkler(known, path);
+        let name = strsim::jaro_winkler(name_of(known), name_of(path));
+        // The right name in the wrong section is nearer than a look-alike.
+        whole.max(name - 0.02)
+    };
+    // Of two that are as near, `max_by` takes the last: reversed, that is the first.
+    ALL.iter()
+        .rev()
+        .map(|key| key.path)
+        .max_by(|one, other| likeness(one).total_cmp(&likeness(other)))
+        .expect("the list is not empty")
+}
+
+fn name_of(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}

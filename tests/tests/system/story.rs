@@ -1,0 +1,620 @@
+//! The product's one story, on two regions with two proxies each, with everything
+//! breaking on the way.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use schemas::entry::SecretStatus;
+use serde_json::{Value, json};
+use tests::process::Signal;
+use tests::proxy::{Verdict, verdict};
+use tests::server::redis::Data;
+use tests::traffic::Record;
+use tests::wait::{eventually, throughout};
+use tests::{Ask, Key, Plane, Traffic, World};
+use tokio::time::Instant;
+
+/// How long everything may take to agree again after something broke.
+const HEALED_WITHIN: Duration = Duration::from_secs(30);
+/// Between two requests of one lane of the constant traffic.
+const PAUSE: Duration = Duration::from_millis(15);
+
+async fn two_by_two(name: &'static str) -> World {
+    World::builder(name)
+        .regions(2)
+        .proxies(2)
+        .own_servers()
+        .start()
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_lives_and_every_proxy_obeys() {
+    let world = two_by_two("life").await;
+    let owner = &world.owner;
+
+    let key = Key::of(
+        owner
+            .post("/api-keys?wait=committed", json!({ "name": "main" }))
+            .await
+            .expect(201),
+    );
+    world.all_admit(&key.secret).await;
+    the_upstream_sees_only_what_it_should(&world, &key).await;
+
+    owner
+        .patch(
+            &key.path("?wait=applied"),
+            json!({ "limits": { "rpm": 2 } }),
+        )
+        .await
+        .expect(200);
+    for proxy in world.proxies() {
+        let limited = Verdict::Refused {
+            status: 429,
+            code: "rate_limited".into(),
+        };
+        let found = [(); 3].map(|()| verdict(&proxy, &key.secret));
+        let found = futures_util::future::try_join_all(found).await.unwrap();
+        assert_eq!(
+            found.last(),
+            Some(&limited),
+            "{} does not enforce",
+            proxy.name()
+        );
+    }
+    owner
+        .patch(&key.path("?wait=applied"), json!({ "limits": null }))
+        .await
+        .expect(200);
+    world.all_admit(&key.secret).await;
+
+    let bystander = owner.key("bystander").await;
+    world.all_admit(&bystander.secret).await;
+    let traffic = Traffic::start(
+        &world.proxies(),
+        &[("main", &key.secret), ("bystander", &bystander.secret)],
+        PAUSE,
+    );
+    let since = Instant::now();
+    owner
+        .post(&key.path("/deactivate?wait=applied"), json!({}))
+        .await
+        .expect(200);
+    // Applied means all of them, now.
+    world.all_say(&key.secret, inactive(), Duration::ZERO).await;
+    throughout(
+        "the key stays refused",
+        Duration::from_secs(2),
+        async || {
+            for proxy in world.proxies() {
+                tests::proxy::check_verdict(&proxy, &key.secret, &inactive()).await?;
+            }
+            Ok(())
+        },
+    )
+    .await;
+    let record = traffic.stop().await;
+    record.refused_for_good("main", since);
+    record.admitted("bystander", |_| true);
+    assert!(
+        record.count("bystander") > 200,
+        "{} is no traffic",
+        record.count("bystander")
+    );
+
+    owner
+        .post(&key.path("/reactivate?wait=applied"), json!({}))
+        .await
+        .expect(200);
+    world
+        .all_say(&key.secret, Verdict::Admitted, Duration::ZERO)
+        .await;
+
+    let new = Key::of(
+        owner
+            .post(
+                &key.path("/rotate?wait=applied"),
+                json!({ "overlap_seconds": 4 }),
+            )
+            .await
+            .expect(200),
+    );
+    world
+        .all_say(&key.secret, Verdict::Admitted, Duration::ZERO)
+        .await;
+    world
+        .all_say(&new.secret, Verdict::Admitted, Duration::ZERO)
+        .await;
+    world
+        .all_say(&key.secret, inactive(), Duration::from_secs(8))
+        .await;
+    world
+        .all_say(&new.secret, Verdict::Admitted, Duration::ZERO)
+        .await;
+
+    let traffic = Traffic::start(&world.proxies(), &[("main", &new.secret)], PAUSE);
+    let since = Instant::now();
+    owner.delete(&key.path("?wait=applied")).await.expect(200);
+    world.all_say(&new.secret, inactive(), Duration::ZERO).await;
+    owner
+        .post(&key.path("/reactivate"), json!({}))
+        .await
+        .refused(409, "key_revoked");
+    world.all_say(&new.secret, inactive(), Duration::ZERO).await;
+    traffic.stop().await.refused_for_good("main", since);
+
+    all_tell_the_same(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_control_plane_dies_between_commit_and_projection() {
+    let world = two_by_two("commit").await;
+    let scene = Scene::begin(&world).await;
+
+    // Killed as soon as it has answered: sometimes before the projection, sometimes in
+    // the middle of it, sometimes after.
+    for round in 0..8_u64 {
+        let key = world.owner.key(&format!("victim {round}")).await;
+        world.all_admit(&key.secret).await;
+        world.owner.delete(&key.path("")).await.expect(204);
+        tokio::time::sleep(Duration::from_micros(round * round * 400)).await;
+        world.control_plane.kill().await;
+        world.control_plane.restart().await;
+        world.all_say(&key.secret, inactive(), HEALED_WITHIN).await;
+    }
+
+    // And certainly before it: no region can take anything in when the commit happens.
+    let key = world.owner.key("certain victim").await;
+    world.all_admit(&key.secret).await;
+    for region in &world.regions {
+        region.redis.kill(Data::Whole).await;
+    }
+    world
+        .owner
+        .delete(&key.path("?wait=committed"))
+        .await
+        .expect(200);
+    world.control_plane.kill().await;
+    for region in &world.regions {
+        region.redis.restart().await;
+    }
+    for proxy in world.proxies() {
+        assert_eq!(
+            verdict(&proxy, &key.secret).await.unwrap(),
+            Verdict::Admitted
+        );
+    }
+    world.control_plane.restart().await;
+    world.all_say(&key.secret, inactive(), HEALED_WITHIN).await;
+
+    scene.end(&world, |_| true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_dies_and_comes_back() {
+    let world = two_by_two("proxy").await;
+    let scene = Scene::begin(&world).await;
+    for round in 0..3 {
+        let victim = &world.proxies()[round];
+        let key = world
+            .owner
+            .key(&format!("switched off meanwhile {round}"))
+            .await;
+        world.all_admit(&key.secret).await;
+        victim.kill().await;
+        world.owner.delete(&key.path("")).await.expect(204);
+        let made = world.owner.key(&format!("made meanwhile {round}")).await;
+        victim.restart().await;
+        // From its very first answer on.
+        let reborn = verdict(victim, &key.secret).await.unwrap();
+        assert_ne!(
+            reborn,
+            Verdict::Admitted,
+            "{} starts with an old table",
+            victim.name()
+        );
+        victim.ready().await;
+        world
+            .all_say(&key.secret, inactive(), Duration::from_secs(5))
+            .await;
+        world
+            .all_say(&made.secret, Verdict::Admitted, Duration::from_secs(5))
+            .await;
+    }
+    // The last proxy was never touched.
+    let untouched = world.proxies()[3].name().to_owned();
+    scene.end(&world, move |proxy| proxy == untouched).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_dies_with_all_some_or_none_of_its_data() {
+    let world = two_by_two("redis").await;
+    let scene = Scene::begin(&world).await;
+    let region = &world.regions[0];
+    for (round, data) in [Data::Whole, Data::Older, Data::Gone, Data::Gone]
+        .into_iter()
+        .enumerate()
+    {
+        let before = world.owner.key(&format!("off before {round}")).await;
+        let during = world.owner.key(&format!("off during {round}")).await;
+        world.all_admit(&before.secret).await;
+        world.all_admit(&during.secret).await;
+        region.redis.save().await;
+        // An older copy does not know of this one.
+        world
+            .owner
+            .delete(&before.path("?wait=applied"))
+            .await
+            .expect(200);
+        region.redis.kill(data).await;
+
+        let reply = world
+            .owner
+            .delete(&during.path("?wait=committed"))
+            .await
+            .expect(200);
+        let made = Key::of(
+            world
+                .owner
+                .post(
+                    "/api-keys?wait=committed",
+                    json!({ "name": format!("made during {round}") }),
+                )
+                .await
+                .expect(201),
+        );
+        // The other region does not wait for this one.
+        let position = reply.position().max(made.position);
+        other_region_applies(&world, position).await;
+        for proxy in &world.regions[1].proxies {
+            assert_eq!(verdict(proxy, &during.secret).await.unwrap(), inactive());
+            assert_eq!(
+                verdict(proxy, &made.secret).await.unwrap(),
+                Verdict::Admitted
+            );
+        }
+        for proxy in &region.proxies {
+            // What it knows it keeps; what it does not know it cannot judge.
+            assert_eq!(verdict(proxy, &before.secret).await.unwrap(), inactive());
+            let unknown = verdict(proxy, &made.secret).await.unwrap();
+            assert!(
+                !unknown.is_key_refused(),
+                "{unknown} while its region is away"
+            );
+        }
+        region.redis.restart().await;
+        world
+            .all_say(&during.secret, inactive(), HEALED_WITHIN)
+            .await;
+        world
+            .all_say(&before.secret, inactive(), HEALED_WITHIN)
+            .await;
+        world
+            .all_say(&made.secret, Verdict::Admitted, HEALED_WITHIN)
+            .await;
+    }
+    scene.end(&world, |_| true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nats_dies_and_nobody_is_deaf() {
+    let world = two_by_two("nats").await;
+    let scene = Scene::begin(&world).await;
+    let region = &world.regions[0];
+    for round in 0..2 {
+        let key = world
+            .owner
+            .key(&format!("off without a bell {round}"))
+            .await;
+        world.all_admit(&key.secret).await;
+        // Once it dies, once it falls silent with its connections open.
+        match round {
+            0 => region.nats.kill().await,
+            _ => region.nats.freeze(),
+        }
+        world.owner.delete(&key.path("")).await.expect(204);
+        let made = Key::of(
+            world
+                .owner
+                .post(
+                    "/api-keys?wait=committed",
+                    json!({ "name": format!("made without a bell {round}") }),
+                )
+                .await
+                .expect(201),
+        );
+        // The poll finds it, a second later.
+        world
+            .all_say(&key.secret, inactive(), Duration::from_secs(5))
+            .await;
+        world
+            .all_say(&made.secret, Verdict::Admitted, Duration::from_secs(5))
+            .await;
+        match round {
+            0 => region.nats.restart().await,
+            _ => region.nats.thaw(),
+        }
+        let after = world
+            .owner
+            .key(&format!("made with a bell again {round}"))
+            .await;
+        world
+            .all_say(&after.secret, Verdict::Admitted, HEALED_WITHIN)
+            .await;
+    }
+    scene.end(&world, |_| true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_control_plane_falls_silent_and_proxies_go_on() {
+    let world = two_by_two("freeze").await;
+    let key = world.owner.key("independent").await;
+    world.all_admit(&key.secret).await;
+    // Frozen, the control plane says nothing at all: no heartbeat, no answer.
+    world.control_plane.signal(Signal::STOP);
+    throughout(
+        "the key stays admitted",
+        Duration::from_secs(4),
+        async || {
+            for proxy in world.proxies() {
+                tests::proxy::check_verdict(&proxy, &key.secret, &Verdict::Admitted).await?;
+                proxy.admin("/readyz").await?.check(200)?;
+            }
+            Ok(())
+        },
+    )
+    .await;
+    world.control_plane.signal(Signal::CONT);
+    world
+        .owner
+        .delete(&key.path("?wait=applied"))
+        .await
+        .expect(200);
+    world.all_say(&key.secret, inactive(), Duration::ZERO).await;
+    all_tell_the_same(&world).await;
+}
+
+/// Constant traffic with a key that lives on and one that is revoked at the start.
+struct Scene {
+    traffic: Traffic,
+    revoked: Key,
+    since: Instant,
+}
+
+impl Scene {
+    async fn begin(world: &World) -> Self {
+        let bystander = world.owner.key("bystander").await;
+        let revoked = world.owner.key("revoked at the start").await;
+        world.all_admit(&bystander.secret).await;
+        world.all_admit(&revoked.secret).await;
+        let traffic = Traffic::start(
+            &world.proxies(),
+            &[
+                ("bystander", &bystander.secret),
+                ("revoked", &revoked.secret),
+            ],
+            PAUSE,
+        );
+        let since = Instant::now();
+        world
+            .owner
+            .delete(&revoked.path("?wait=applied"))
+            .await
+            .expect(200);
+        Self {
+            traffic,
+            revoked,
+            since,
+        }
+    }
+
+    /// Ends the traffic and judges it. `untouched` says which proxies were there all the
+    /// time; the others may have been away, or have said that they cannot judge yet.
+    async fn end(self, world: &World, untouched: impl Fn(&str) -> bool) {
+        world
+            .all_say(&self.revoked.secret, inactive(), HEALED_WITHIN)
+            .await;
+        all_tell_the_same(world).await;
+        let record: Record = self.traffic.stop().await;
+        record.refused_for_good("revoked", self.since);
+        record.admitted("bystander", untouched);
+    }
+}
+
+fn inactive() -> Verdict {
+    Verdict::Refused {
+        status: 401,
+        code: "inactive_key".into(),
+    }
+}
+
+async fn the_upstream_sees_only_what_it_should(world: &World, key: &Key) {
+    for (number, proxy) in world.proxies().iter().enumerate() {
+        let path = format!("/seen/{number}");
+        let ask = Ask::get(format!("/t/echo{path}"))
+            .header("x-api-key", &key.secret)
+            .header("authorization", format!("Bearer {}", key.secret))
+            .header("cookie", "session=1")
+            .header("connection", "keep-alive, x-hop")
+            .header("x-hop", "1")
+            .header("x-throttleproxy-anything", "1")
+            .header("x-kept", "yes");
+        ask.send(proxy.address("proxy")).await.unwrap().expect(200);
+        let seen = world.upstream.last(&path);
+        let mut names: Vec<_> = seen.headers.keys().map(|name| name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["host", "x-kept"], "{}", proxy.name());
+        assert!(!format!("{seen:?}").contains(&key.secret));
+    }
+}
+
+async fn other_region_applies(world: &World, position: u64) {
+    let other = &world.regions[1].name;
+    eventually(
+        "the other region applies",
+        Duration::from_secs(5),
+        async || {
+            let reply = world
+                .owner
+                .get(&format!("/positions/{position}"))
+                .await
+                .check(200)?
+                .json();
+            let region = reply["regions"]
+                .as_array()
+                .and_then(|regions| regions.iter().find(|it| it["name"] == **other))
+                .context("the region is not named")?
+                .clone();
+            ensure!(region["level"] == "applied", "{region}");
+            Ok(())
+        },
+    )
+    .await;
+}
+
+/// The log, the views, what each Redis holds and what each proxy knows: one state.
+async fn all_tell_the_same(world: &World) {
+    eventually("all tell the same state", HEALED_WITHIN, async || {
+        compare(world).await
+    })
+    .await;
+}
+
+async fn compare(world: &World) -> Result<()> {
+    let replayed = world.json(["replay", "--json"]).await;
+    let head = replayed["position"].as_u64().context("no position")?;
+    let told: BTreeMap<_, _> = by_id(&replayed["keys"])?;
+    let shown: BTreeMap<_, _> = by_id(&Value::Array(world.owner.all_keys().await))?;
+    for (id, key) in &shown {
+        let replayed = told
+            .get(id)
+            .with_context(|| format!("{id} is not in the replay"))?;
+        ensure!(key == replayed, "the view {key} and the replay {replayed}");
+    }
+    ensure!(
+        told.len() == shown.len(),
+        "{} replayed, {} shown",
+        told.len(),
+        shown.len()
+    );
+    let targets = by_id(
+        &world
+            .owner
+            .get("/targets?limit=500")
+            .await
+            .expect(200)
+            .json()["data"],
+    )?;
+    ensure!(by_id(&replayed["targets"])? == targets, "targets differ");
+    let audit = world.json(["audit", "verify", "--json"]).await;
+    ensure!(audit["ok"] == true, "{audit}");
+
+    for region in &world.regions {
+        let stored = region.redis.region(&region.name).await?;
+        ensure!(
+            stored.meta["position"].parse::<u64>()? >= head,
+            "{} is at {} of {head}",
+            region.name,
+            stored.meta["position"]
+        );
+        let mut live: BTreeMap<String, usize> = BTreeMap::new();
+        for entry in stored.secrets.values() {
+            let id = entry.key_id.to_string();
+            let key = shown
+                .get(&id)
+                .with_context(|| format!("{id} is only in Redis"))?;
+            let status = match entry.status {
+                SecretStatus::Active => "active",
+                SecretStatus::Inactive => "inactive",
+                SecretStatus::Revoked => "revoked",
+                SecretStatus::Ended | SecretStatus::Purged => continue,
+            };
+            // A key that is past its end is active in Redis, and refused by the clock.
+            ensure!(
+                key["status"] == status || key["status"] == "expired",
+                "{entry:?} and {key}"
+            );
+            ensure!(
+                serde_json::to_value(entry.limits)? == key["limits"],
+                "{entry:?} and {key}"
+            );
+            *live.entry(id).or_default() += 1;
+        }
+        for id in shown.keys() {
+            ensure!(
+                live.contains_key(id),
+                "{id} has no entry in {}",
+                region.name
+            );
+        }
+        for proxy in &region.proxies {
+            table_agrees(proxy, head, stored.secrets.len()).await?;
+        }
+    }
+    for id in shown.keys().take(3) {
+        let entries = world.json(["region", "entry", id, "--json"]).await;
+        let text = entries.to_string();
+        for region in &world.regions {
+            ensure!(
+                text.contains(&region.name),
+                "{} is missing in {text}",
+                region.name
+            );
+        }
+        ensure!(text.contains(id.as_str()), "{id} is missing in {text}");
+    }
+    let status = world.json(["region", "status", "--json"]).await.to_string();
+    for region in &world.regions {
+        ensure!(
+            status.contains(&region.name),
+            "{} is missing in {status}",
+            region.name
+        );
+    }
+    Ok(())
+}
+
+async fn table_agrees(proxy: &Arc<Plane>, head: u64, entries: usize) -> Result<()> {
+    let table = proxy.table().await?;
+    ensure!(
+        table["position"].as_u64() >= Some(head),
+        "{}: {table}, head {head}",
+        proxy.name()
+    );
+    ensure!(
+        table["entries"] == entries,
+        "{}: {table}, {entries} stored",
+        proxy.name()
+    );
+    ensure!(table["state"] == "follow", "{}: {table}", proxy.name());
+    Ok(())
+}
+
+/// Objects by id, without what the log does not hold.
+fn by_id(objects: &Value) -> Result<BTreeMap<String, Value>> {
+    objects
+        .as_array()
+        .with_context(|| format!("not a list: {objects}"))?
+        .iter()
+        .map(|object| {
+            let mut object = object.clone();
+            forget(&mut object, "last_used_at");
+            let id = object["id"].as_str().context("no id")?.to_owned();
+            Ok((id, object))
+        })
+        .collect()
+}
+
+fn forget(value: &mut Value, member: &str) {
+    match value {
+        Value::Object(members) => {
+            members.remove(member);
+            members.values_mut().for_each(|it| forget(it, member));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|it| forget(it, member)),
+        _ => {}
+    }
+}
