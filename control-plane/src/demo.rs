@@ -149,7 +149,7 @@ async fn owner(
         scopes: None,
         expires_at: None,
     };
-    token::create(store, &new).await?;
+    token::create(store, &new, None, &serde_json::Value::Null).await?;
     Ok((text, workspace_id))
 }
 

@@ -17,6 +17,7 @@ use schemas::{EventId, Position, Timestamp, WorkspaceId};
 use sqlx::{AnyConnection, Executor, Row as _};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::chain::Chain;
 use crate::store::log::{self, Head, to_i64};
 use crate::store::{self, Backend, Store, failed};
 use crate::{fresh, view};
@@ -217,7 +218,7 @@ impl Append {
             }
             Err(Failure::Before(error)) => {
                 tracing::error!(
-                    error = &error as &dyn std::error::Error,
+                    error = %Chain(&error),
                     "a commit failed; nothing was changed"
                 );
                 for reply in replies {

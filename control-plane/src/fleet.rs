@@ -18,7 +18,8 @@ use sqlx::Row as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::execute::Execute;
+use crate::chain::Chain;
+use crate::execute::{self, Execute};
 use crate::fresh;
 use crate::region::{Incoming, Region};
 use crate::store::log::{self, column, position_column, to_i64};
@@ -26,6 +27,17 @@ use crate::store::{self, Store, failed};
 
 /// A proxy that renewed within this time is live.
 const LIVE: Duration = Duration::from_millis(LIVE_MS.unsigned_abs());
+
+/// Why a renewal was not taken in.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A first use did not become an event.
+    #[error("a first use was not recorded")]
+    FirstUse(#[from] execute::Error),
+}
 
 /// Knowledge of all regions; clones share it.
 #[derive(Debug, Clone)]
@@ -215,7 +227,7 @@ impl Listener {
                 let region = self.region.name();
                 let proxy_id = renewal.proxy_id.as_str();
                 tracing::warn!(
-                    error = &error as &dyn std::error::Error,
+                    error = %Chain(&error),
                     region,
                     proxy_id,
                     "a renewal was not stored and is not answered"
@@ -224,7 +236,7 @@ impl Listener {
         }
     }
 
-    async fn store_and_answer(&self, renewal: &Renewal) -> Result<RenewalAnswer, store::Error> {
+    async fn store_and_answer(&self, renewal: &Renewal) -> Result<RenewalAnswer, Error> {
         uses::store(&self.store, &self.execute, &renewal.uses).await?;
         save_member(&self.store, renewal).await?;
         let head = log::head(&self.store).await?;

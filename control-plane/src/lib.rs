@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
+pub mod account;
 pub mod audit;
 pub mod bootstrap;
+mod chain;
 pub mod demo;
 pub mod execute;
 pub mod fleet;

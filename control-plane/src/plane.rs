@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain::Chain;
 use crate::execute::{Execute, NOTIFY_CHANNEL};
 use crate::fleet::{Fleet, Listener};
 use crate::fresh;
@@ -97,6 +98,7 @@ impl Plane {
         let stop = CancellationToken::new();
         let boot_id = fresh::id(BootId::from_parts);
 
+        let migrated = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for region in &regions {
             let projector = Projector::new(
@@ -106,16 +108,16 @@ impl Plane {
                 fleet.clone(),
                 boot_id,
             );
-            tasks.spawn(projector.run());
+            tasks.spawn(once(migrated.clone(), projector.run()));
             let listener = Listener::new(
                 store.clone(),
                 region.clone(),
                 fleet.clone(),
                 execute.clone(),
             );
-            tasks.spawn(listener.run());
+            tasks.spawn(once(migrated.clone(), listener.run()));
         }
-        tasks.spawn(poll_head(store.clone(), head.clone()));
+        tasks.spawn(poll_head(store.clone(), head.clone(), migrated));
         if store.backend() == Backend::Postgres {
             tasks.spawn(hear_others(store, head));
         }
@@ -152,19 +154,21 @@ impl Plane {
     }
 }
 
-/// Looks at the head each second, so that nothing depends on being told.
-async fn poll_head(store: Store, head: watch::Sender<Position>) {
-    let mut migrated = false;
+/// Runs a task once the database is there.
+async fn once(there: CancellationToken, task: impl Future<Output = ()>) {
+    there.cancelled().await;
+    task.await;
+}
+
+/// Makes the schema, then looks at the head each second, so that nothing depends on being
+/// told.
+async fn poll_head(store: Store, head: watch::Sender<Position>, migrated: CancellationToken) {
+    while let Err(error) = store.migrate().await {
+        tracing::error!(error = %Chain(&error), "the database is not ready; trying again");
+        tokio::time::sleep(POLL).await;
+    }
+    migrated.cancel();
     loop {
-        if !migrated {
-            match store.migrate().await {
-                Ok(()) => migrated = true,
-                Err(error) => tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "the database is not ready; trying again"
-                ),
-            }
-        }
         if let Ok(seen) = log::head(&store).await {
             raise(&head, seen.position);
         }

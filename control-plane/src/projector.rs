@@ -22,6 +22,7 @@ use sqlx::Row as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::chain::Chain;
 use crate::fleet::Fleet;
 use crate::fresh;
 use crate::region::{Batch, Region, Verdict};
@@ -104,7 +105,7 @@ impl Projector {
                         let region = self.region.name();
                         tracing::error!(
                             region,
-                            error = &error as &dyn std::error::Error,
+                            error = %Chain(&error),
                             "the projector stopped and tries again"
                         );
                         last_error = text;

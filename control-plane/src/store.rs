@@ -5,6 +5,7 @@
 //! modules that own them.
 
 pub mod log;
+pub(crate) mod sql;
 
 use std::str::FromStr;
 use std::time::Duration;

@@ -7,6 +7,7 @@ use schemas::{AccountId, ControlTokenId, Timestamp, WorkspaceId};
 use sha2::{Digest, Sha256};
 use sqlx::{AnyConnection, Row as _};
 
+use crate::execute::Idempotency;
 use crate::fresh;
 use crate::store::log::{column, corrupt};
 use crate::store::{Error, Store, failed};
@@ -102,17 +103,73 @@ pub async fn insert(
     .map_err(failed("write a control token"))
 }
 
-/// Makes and stores a token of its own, outside any change of the log.
+/// What came of making a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Created {
+    /// It is stored.
+    New,
+    /// An earlier request with this idempotency key made one, and was answered so.
+    Before(serde_json::Value),
+    /// The idempotency key was used with another body.
+    Conflict,
+}
+
+/// Makes and stores a token of its own, outside any change of the log. `answer` is what
+/// the client reads, without the token: a repetition is given it again.
 ///
 /// # Errors
 /// [`Error`].
-pub async fn create(store: &Store, token: &NewToken) -> Result<(), Error> {
-    let mut connection = store
-        .pool()
-        .acquire()
+pub async fn create(
+    store: &Store,
+    token: &NewToken,
+    idempotency: Option<&Idempotency>,
+    answer: &serde_json::Value,
+) -> Result<Created, Error> {
+    let now = fresh::now();
+    let mut transaction = store.pool().begin().await.map_err(failed("begin"))?;
+    if let Some(idempotency) = idempotency {
+        let first = sqlx::query(
+            "INSERT INTO idempotency (scope, key, fingerprint, stream, state, position, \
+             created_at_ms) VALUES ($1, $2, $3, '', $4, 0, $5) ON CONFLICT DO NOTHING",
+        )
+        .bind(idempotency.scope.clone())
+        .bind(idempotency.key.clone())
+        .bind(idempotency.fingerprint.clone())
+        .bind(answer.to_string())
+        .bind(now.unix_ms())
+        .execute(&mut *transaction)
         .await
-        .map_err(failed("get a connection"))?;
-    insert(&mut connection, token, fresh::now()).await
+        .map_err(failed("remember an idempotency key"))?;
+        if first.rows_affected() == 0 {
+            return answered_before(&mut transaction, idempotency).await;
+        }
+    }
+    insert(&mut transaction, token, now).await?;
+    transaction
+        .commit()
+        .await
+        .map_err(failed("commit a control token"))?;
+    Ok(Created::New)
+}
+
+async fn answered_before(
+    connection: &mut AnyConnection,
+    idempotency: &Idempotency,
+) -> Result<Created, Error> {
+    let row =
+        sqlx::query("SELECT fingerprint, state FROM idempotency WHERE scope = $1 AND key = $2")
+            .bind(idempotency.scope.clone())
+            .bind(idempotency.key.clone())
+            .fetch_one(connection)
+            .await
+            .map_err(failed("look for an idempotency key"))?;
+    if column::<String>(&row, "fingerprint")? != idempotency.fingerprint {
+        return Ok(Created::Conflict);
+    }
+    let answer: String = column(&row, "state")?;
+    serde_json::from_str(&answer)
+        .map(Created::Before)
+        .map_err(|_| corrupt("idempotency.state"))
 }
 
 /// The token that this string is, unless it has expired.

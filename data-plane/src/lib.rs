@@ -11,6 +11,8 @@ pub mod pipeline;
 pub mod rejection;
 pub mod server;
 pub mod table;
+#[cfg(test)]
+mod testing;
 pub mod upstream;
 
 pub use config::{Bounds, Config};

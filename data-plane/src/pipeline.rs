@@ -117,7 +117,7 @@ async fn walk(
         worker, connection, arrival, &admitted, &route, permit, head, incoming,
     )
     .await?;
-    relay::relay(worker, connection, &admitted, &route, exchange)
+    relay::relay(worker, connection, &admitted, &route, exchange).await
 }
 
 /// An answer of the proxy's own.

@@ -8,10 +8,12 @@ use events::command::KeyCommand;
 use schemas::api::{Actor, ActorKind};
 use schemas::fleet::Use;
 use schemas::{KeyId, Timestamp};
-use sqlx::{Any, QueryBuilder, Row as _};
+use sqlx::Row as _;
 
+use super::Error;
 use crate::execute::{self, Execute, Request, Step};
 use crate::store::log::{column, corrupt, to_i64};
+use crate::store::sql::Sql;
 use crate::store::{self, Store, failed};
 
 /// Minutes that are kept: the last hour, and one that is still counting.
@@ -20,11 +22,7 @@ const MINUTE_MS: i64 = 60_000;
 
 /// Stores uses. A report that comes twice moves the counts twice but never the facts: that
 /// a secret was used, and when first and last.
-pub(super) async fn store(
-    store: &Store,
-    execute: &Execute,
-    uses: &[Use],
-) -> Result<(), store::Error> {
+pub(super) async fn store(store: &Store, execute: &Execute, uses: &[Use]) -> Result<(), Error> {
     if uses.is_empty() {
         return Ok(());
     }
@@ -65,15 +63,12 @@ pub(super) async fn store(
             .await
             .map_err(failed("forget old counts"))?;
     }
-    transaction.commit().await.map_err(failed("commit uses"))
+    transaction.commit().await.map_err(failed("commit uses"))?;
+    Ok(())
 }
 
 /// A key's first use is an event: from there on it has a history.
-async fn record_first_uses(
-    store: &Store,
-    execute: &Execute,
-    uses: &[Use],
-) -> Result<(), store::Error> {
+async fn record_first_uses(store: &Store, execute: &Execute, uses: &[Use]) -> Result<(), Error> {
     let known = known_secrets(store, uses).await?;
     let mut done = HashSet::<KeyId>::new();
     for used in uses {
@@ -108,31 +103,17 @@ async fn record_first_uses(
             // A purged key refuses: it was proven unused, so the report is of a secret
             // that no proxy admitted.
             Ok(_) | Err(execute::Error::Refused(_)) => {}
-            Err(execute::Error::Unavailable(Some(error))) => return Err(error),
-            Err(_) => {
-                return Err(store::Error::Query {
-                    operation: "record a first use",
-                    source: sqlx::Error::PoolClosed,
-                });
-            }
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
 }
 
 async fn known_secrets(store: &Store, uses: &[Use]) -> Result<HashSet<String>, store::Error> {
-    let mut query =
-        QueryBuilder::<Any>::new("SELECT secret_id FROM secret_uses WHERE secret_id IN (");
-    let mut ids = query.separated(", ");
-    for used in uses {
-        ids.push_bind(used.secret_id.to_string());
-    }
-    query.push(")");
-    let rows = query
-        .build()
-        .fetch_all(store.pool())
-        .await
-        .map_err(failed("read uses"))?;
+    let mut sql = Sql::new("SELECT secret_id FROM secret_uses WHERE secret_id IN (");
+    sql.bind_all(uses.iter().map(|it| it.secret_id.to_string()))?
+        .push(")");
+    let rows = sql.fetch_all(store.pool(), "read uses").await?;
     rows.iter().map(|row| column(row, "secret_id")).collect()
 }
 

@@ -63,9 +63,7 @@ pub(crate) async fn change(
         .headers_mut()
         .insert("x-position", HeaderValue::from(outcome.position));
     if outcome.replayed {
-        response
-            .headers_mut()
-            .insert("idempotent-replayed", HeaderValue::from_static("true"));
+        mark_replayed(&mut response);
     }
     set_etag(&mut response, outcome.aggregate.version());
     Ok(response)
@@ -87,6 +85,13 @@ fn set_etag(response: &mut Response, version: u64) {
     if let Ok(value) = HeaderValue::try_from(format!("\"{version}\"")) {
         response.headers_mut().insert("etag", value);
     }
+}
+
+/// Says that an answer was given before.
+pub(crate) fn mark_replayed(response: &mut Response) {
+    response
+        .headers_mut()
+        .insert("idempotent-replayed", HeaderValue::from_static("true"));
 }
 
 pub(crate) fn json_response<T: Serialize>(

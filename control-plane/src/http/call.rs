@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::fields::Fields;
 use super::params::Params;
 use super::permission::Permission;
-use super::{App, RequestId};
+use super::{App, RequestId, Running};
 use crate::execute::{self, Idempotency, Step};
 
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -178,15 +178,7 @@ impl Call {
             _ => Some(self.caller.workspace_id),
         };
         let idempotency = self.idempotency()?;
-        let _running = match &idempotency {
-            None => None,
-            Some(it) => Some(self.app.run_once(&it.scope, &it.key).ok_or_else(|| {
-                Failure::new(
-                    Code::IdempotencyRunning,
-                    "the first request with this Idempotency-Key has not been answered yet",
-                )
-            })?),
-        };
+        let _running = self.run_once(idempotency.as_ref())?;
         let request = execute::Request {
             expected_version: self.if_match()?,
             idempotency,
@@ -216,7 +208,27 @@ impl Call {
         })
     }
 
-    fn idempotency(&self) -> Result<Option<Idempotency>, Failure> {
+    /// Holds an idempotency key until the request is answered.
+    pub(crate) fn run_once(
+        &self,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Option<Running>, Failure> {
+        let Some(it) = idempotency else {
+            return Ok(None);
+        };
+        self.app
+            .run_once(&it.scope, &it.key)
+            .map(Some)
+            .ok_or_else(|| {
+                Failure::new(
+                    Code::IdempotencyRunning,
+                    "the first request with this Idempotency-Key has not been answered yet",
+                )
+            })
+    }
+
+    /// What makes a repetition of this request harmless, if the caller asked for that.
+    pub(crate) fn idempotency(&self) -> Result<Option<Idempotency>, Failure> {
         let Some(value) = self.headers.get("idempotency-key") else {
             return Ok(None);
         };

@@ -6,6 +6,7 @@ use events::refusal::FieldCode;
 use http_body_util::Full;
 use schemas::problem::{Code, FieldError, MEDIA_TYPE, Problem};
 
+use crate::chain::Chain;
 use crate::{execute, purge, store};
 
 /// What the client is told. What the operator reads is logged where the failure is made.
@@ -147,7 +148,7 @@ impl From<execute::Error> for Failure {
 impl From<store::Error> for Failure {
     fn from(error: store::Error) -> Self {
         tracing::error!(
-            error = &error as &dyn std::error::Error,
+            error = %Chain(&error),
             "a request was not served"
         );
         Self::new(Code::Unavailable, "the store cannot be read; try again")

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::answer;
 use super::call::Call;
 use super::failure::Failure;
-use crate::view;
+use crate::{account, view};
 
 pub(super) async fn show(call: Call) -> Result<Response, Failure> {
     let mut call = call;
@@ -14,9 +14,10 @@ pub(super) async fn show(call: Call) -> Result<Response, Failure> {
     let caller = &call.caller;
     let workspace = view::target::workspace(call.app.store(), caller.workspace_id).await?;
     let is_owner = workspace.is_some_and(|it| it.owner == caller.account_id);
+    let email = account::email(call.app.store(), caller.account_id).await?;
     let permissions: Vec<&str> = caller.permissions().map(|it| it.as_str()).collect();
     answer::ok(&json!({
-        "account": { "id": caller.account_id },
+        "account": { "id": caller.account_id, "email": email, "name": null },
         "workspace_id": caller.workspace_id,
         "role": is_owner.then_some("owner"),
         "permissions": permissions,

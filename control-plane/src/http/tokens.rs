@@ -13,8 +13,8 @@ use super::answer;
 use super::call::Call;
 use super::failure::Failure;
 use super::permission::Permission;
-use crate::fresh;
-use crate::token::{self, NewToken, Token};
+use crate::token::{self, Created, NewToken, Token};
+use crate::{execute, fresh};
 
 pub(super) async fn create(call: Call) -> Result<Response, Failure> {
     let mut call = call;
@@ -70,17 +70,24 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         scopes,
         expires_at,
     };
-    token::create(call.app.store(), &new).await?;
-    answer::json_response(
-        StatusCode::CREATED,
-        &json!({
-            "id": new.id,
-            "token": text,
-            "name": new.name,
-            "scopes": new.scopes,
-            "expires_at": new.expires_at,
-        }),
-    )
+    let mut body = json!({
+        "id": new.id,
+        "name": new.name,
+        "scopes": new.scopes,
+        "expires_at": new.expires_at,
+    });
+    let idempotency = call.idempotency()?;
+    let _running = call.run_once(idempotency.as_ref())?;
+    match token::create(call.app.store(), &new, idempotency.as_ref(), &body).await? {
+        Created::New => body["token"] = text.into(),
+        Created::Before(first) => {
+            let mut response = answer::json_response(StatusCode::CREATED, &first)?;
+            answer::mark_replayed(&mut response);
+            return Ok(response);
+        }
+        Created::Conflict => return Err(execute::Error::IdempotencyConflict.into()),
+    }
+    answer::json_response(StatusCode::CREATED, &body)
 }
 
 pub(super) async fn list(call: Call) -> Result<Response, Failure> {

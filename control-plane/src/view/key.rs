@@ -6,9 +6,10 @@ use events::Aggregate;
 use events::key::{Key, State};
 use schemas::api::{self, KeyStatus, Rotation, RotationSecret};
 use schemas::{CredentialHash, KeyId, SecretId, Timestamp, WorkspaceId};
-use sqlx::{Any, QueryBuilder, Row as _};
+use sqlx::Row as _;
 
 use crate::store::log::{column, corrupt};
+use crate::store::sql::Sql;
 use crate::store::{Error, Store, failed};
 
 const MINUTE_MS: i64 = 60_000;
@@ -102,49 +103,43 @@ pub async fn list(
     filter: &Filter,
     now: Timestamp,
 ) -> Result<Vec<Key>, Error> {
-    let mut query =
-        QueryBuilder::<Any>::new("SELECT state FROM keys WHERE purged = 0 AND workspace_id = ");
-    query.push_bind(workspace_id.to_string());
+    let mut sql = Sql::new("SELECT state FROM keys WHERE purged = 0 AND workspace_id = ");
+    sql.bind(workspace_id.to_string())?;
     if let Some(after) = filter.after {
-        query.push(" AND id > ").push_bind(after.to_string());
+        sql.push(" AND id > ").bind(after.to_string())?;
     }
     match filter.status {
         None => {}
         Some(KeyStatus::Revoked) => {
-            query.push(" AND state_name = 'revoked'");
+            sql.push(" AND state_name = 'revoked'");
         }
         Some(KeyStatus::Inactive) => {
-            query.push(" AND state_name = 'inactive'");
+            sql.push(" AND state_name = 'inactive'");
         }
         Some(KeyStatus::Expired) => {
-            query.push(" AND state_name = 'active' AND expires_at_ms <= ");
-            query.push_bind(now.unix_ms());
+            sql.push(" AND state_name = 'active' AND expires_at_ms <= ")
+                .bind(now.unix_ms())?;
         }
         Some(KeyStatus::Active) => {
-            query.push(" AND state_name = 'active' AND (expires_at_ms IS NULL OR expires_at_ms > ");
-            query.push_bind(now.unix_ms()).push(")");
+            sql.push(" AND state_name = 'active' AND (expires_at_ms IS NULL OR expires_at_ms > ");
+            sql.bind(now.unix_ms())?.push(")");
         }
     }
     if let Some(category) = &filter.category {
-        query.push(" AND category = ").push_bind(category.clone());
+        sql.push(" AND category = ").bind(category.clone())?;
     }
     if let Some(text) = &filter.query {
         // ESCAPE makes `%` and `_` of the caller plain characters.
-        query.push(" AND (name_key LIKE ");
-        query.push_bind(format!("%{}%", escape_like(&events::text::name_key(text))));
-        query.push(r" ESCAPE '\' OR (' ' || prefixes) LIKE ");
-        query
-            .push_bind(format!("% {}%", escape_like(text)))
-            .push(r" ESCAPE '\')");
+        let name = format!("%{}%", escape_like(&events::text::name_key(text)));
+        let prefix = format!("% {}%", escape_like(text));
+        sql.push(" AND (name_key LIKE ")
+            .bind(name)?
+            .push(r" ESCAPE '\' OR (' ' || prefixes) LIKE ");
+        sql.bind(prefix)?.push(r" ESCAPE '\')");
     }
-    query
-        .push(" ORDER BY id LIMIT ")
-        .push_bind(i64::from(filter.limit));
-    let rows = query
-        .build()
-        .fetch_all(store.pool())
-        .await
-        .map_err(failed("list keys"))?;
+    sql.push(" ORDER BY id LIMIT ")
+        .bind(i64::from(filter.limit))?;
+    let rows = sql.fetch_all(store.pool(), "list keys").await?;
     rows.iter()
         .map(|row| to_key(row.try_get("state").map_err(|_| corrupt("keys.state"))?))
         .collect()
@@ -158,18 +153,10 @@ pub async fn last_uses(store: &Store, keys: &[Key]) -> Result<Uses, Error> {
     if keys.is_empty() {
         return Ok(Uses::new());
     }
-    let mut query =
-        QueryBuilder::<Any>::new("SELECT secret_id, last_at_ms FROM secret_uses WHERE key_id IN (");
-    let mut ids = query.separated(", ");
-    for key in keys {
-        ids.push_bind(key.id.to_string());
-    }
-    query.push(")");
-    let rows = query
-        .build()
-        .fetch_all(store.pool())
-        .await
-        .map_err(failed("read uses"))?;
+    let mut sql = Sql::new("SELECT secret_id, last_at_ms FROM secret_uses WHERE key_id IN (");
+    sql.bind_all(keys.iter().map(|key| key.id.to_string()))?
+        .push(")");
+    let rows = sql.fetch_all(store.pool(), "read uses").await?;
     rows.iter()
         .map(|row| {
             let id: String = column(row, "secret_id")?;

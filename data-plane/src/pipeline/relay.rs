@@ -2,12 +2,13 @@
 //! a stream reach the client at once. Once the head has gone, a cap or deadline cuts the
 //! connection: a client must never take half an answer for a whole one.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::Response;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
@@ -32,17 +33,28 @@ pub struct Relay {
     /// The connection it comes over; it goes back to the pool when all is done.
     lease: Option<Lease>,
     upload: Option<Rc<Progress>>,
+    /// A piece that was there together with the head.
+    first: Option<Bytes>,
     bytes_left: u64,
     idle: Duration,
-    is_over: bool,
+    is_finished: bool,
     was_cut: bool,
+}
+
+/// Why an answer does not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    TooLarge,
+    Off,
+    Late,
 }
 
 /// Begins to pass the answer on.
 ///
 /// # Errors
-/// `response_too_large`, when the answer says so itself.
-pub fn relay(
+/// `response_too_large` or `upstream_unreachable`, when that shows before the head has
+/// gone.
+pub async fn relay(
     worker: &Worker,
     connection: &Connection,
     admitted: &Admitted,
@@ -56,14 +68,12 @@ pub fn relay(
         .response_bytes_max
         .unwrap_or(bounds.response_bytes_max);
     let (mut head, incoming) = exchange.response.into_parts();
-    if incoming.size_hint().lower() > bytes_max {
-        return Err(Rejection::new(
-            Code::ResponseTooLarge,
-            format!("The upstream's answer has more than {bytes_max} bytes."),
-        ));
+    let length = incoming.size_hint();
+    if length.lower() > bytes_max {
+        return Err(refusal(Broken::TooLarge, bytes_max));
     }
     clean_response(&mut head.headers, policy.allow_set_cookie);
-    if incoming.size_hint().exact().is_none() {
+    if length.exact().is_none() {
         // The body ends with its chunks or its connection; a length would contradict it.
         head.headers.remove(CONTENT_LENGTH);
     }
@@ -75,19 +85,47 @@ pub fn relay(
         admitted.known.hash,
         now + Duration::from_millis(bounds.stream_check_ms),
     );
-    let relay = Relay {
-        is_over: incoming.is_end_stream(),
+    let mut relay = Relay {
+        is_finished: incoming.is_end_stream(),
         incoming,
         lease: Some(exchange.lease),
         upload: exchange.upload,
+        first: None,
         bytes_left: bytes_max,
         idle: exchange.patience.idle,
         was_cut: false,
     };
+    if !relay.is_finished {
+        // A look without waiting: what is wrong already can still be said.
+        let first = poll_fn(|cx| Poll::Ready(relay.poll_data(cx))).await;
+        match first {
+            Poll::Pending => {}
+            Poll::Ready(None) => relay.is_finished = true,
+            Poll::Ready(Some(Ok(data))) => relay.first = Some(data),
+            Poll::Ready(Some(Err(broken))) => return Err(refusal(broken, bytes_max)),
+        }
+    }
     Ok(Response::from_parts(
         head,
         Content::Upstream(Box::new(relay)),
     ))
+}
+
+fn refusal(broken: Broken, bytes_max: u64) -> Rejection {
+    match broken {
+        Broken::TooLarge => Rejection::new(
+            Code::ResponseTooLarge,
+            format!("The upstream's answer has more than {bytes_max} bytes."),
+        ),
+        Broken::Off => Rejection::new(
+            Code::UpstreamUnreachable,
+            "The upstream broke its answer off.",
+        ),
+        Broken::Late => Rejection::new(
+            Code::UpstreamTimeout,
+            "The upstream did not answer in time.",
+        ),
+    }
 }
 
 // === impl Relay ===
@@ -95,12 +133,20 @@ pub fn relay(
 impl Relay {
     /// Whether the last piece has gone.
     pub fn is_over(&self) -> bool {
-        self.is_over
+        self.is_finished && self.first.is_none()
     }
 
     /// How long the rest is, if that is known.
     pub fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let mut hint = self.incoming.size_hint();
+        if let Some(first) = &self.first {
+            let more = first.len() as u64;
+            if let Some(upper) = hint.upper() {
+                hint.set_upper(upper.saturating_add(more));
+            }
+            hint.set_lower(hint.lower().saturating_add(more));
+        }
+        hint
     }
 
     /// The next piece.
@@ -109,50 +155,65 @@ impl Relay {
         cx: &mut Context<'_>,
         record: &Record,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        loop {
-            match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Pending if record.connection.is_late() => return self.cut("it was late"),
+        let data = match self.first.take() {
+            Some(first) => Some(Ok(first)),
+            None if self.is_finished => None,
+            None => match self.poll_data(cx) {
+                Poll::Ready(data) => data,
+                Poll::Pending if record.connection.is_late() => Some(Err(Broken::Late)),
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => {
-                    self.is_over = true;
-                    return Poll::Ready(None);
-                }
-                Poll::Ready(Some(Err(_))) => return self.cut("the upstream broke off"),
-                Poll::Ready(Some(Ok(frame))) => {
-                    // Trailer fields do not pass: none was announced by us.
-                    let Ok(data) = frame.into_data() else {
-                        continue;
-                    };
-                    let bytes = data.remaining();
-                    let Some(left) = self.bytes_left.checked_sub(bytes as u64) else {
-                        return self.cut("it is too large");
-                    };
-                    self.bytes_left = left;
-                    self.is_over = self.incoming.is_end_stream();
-                    record.passed_on(bytes);
-                    record.connection.wait_until(Instant::now() + self.idle);
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
+            },
+        };
+        Poll::Ready(match data {
+            None => {
+                self.is_finished = true;
+                None
             }
-        }
+            Some(Ok(data)) => {
+                record.passed_on(data.len());
+                record.connection.wait_until(Instant::now() + self.idle);
+                Some(Ok(Frame::data(data)))
+            }
+            Some(Err(broken)) => {
+                self.was_cut = true;
+                tracing::debug!(reason = ?broken, "an answer was cut");
+                Some(Err(Cut))
+            }
+        })
     }
 
     /// Ends the exchange. Only a whole one leaves a connection that can be used again; any
     /// other is closed, which also tells the upstream to stop.
     pub fn close(&mut self, worker: &Worker) -> Outcome {
         let is_sent = self.upload.as_ref().is_none_or(|it| it.is_done.get());
+        let is_over = self.is_over();
         if let Some(lease) = self.lease.take()
-            && self.is_over
+            && is_over
             && is_sent
         {
             worker.upstreams.give_back(lease);
         }
-        body::outcome(self.is_over, self.was_cut)
+        body::outcome(self.is_over(), self.was_cut)
     }
 
-    fn cut(&mut self, why: &'static str) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        self.was_cut = true;
-        tracing::debug!(reason = why, "an answer was cut");
-        Poll::Ready(Some(Err(Cut)))
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        loop {
+            let Some(frame) = ready!(Pin::new(&mut self.incoming).poll_frame(cx)) else {
+                return Poll::Ready(None);
+            };
+            let Ok(frame) = frame else {
+                return Poll::Ready(Some(Err(Broken::Off)));
+            };
+            // Trailer fields do not pass: none was announced by us.
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            let Some(left) = self.bytes_left.checked_sub(data.len() as u64) else {
+                return Poll::Ready(Some(Err(Broken::TooLarge)));
+            };
+            self.bytes_left = left;
+            self.is_finished = self.incoming.is_end_stream();
+            return Poll::Ready(Some(Ok(data)));
+        }
     }
 }
