@@ -11,6 +11,7 @@ mod caller;
 mod failure;
 mod fields;
 mod instance;
+mod json;
 mod keys;
 mod me;
 mod params;
@@ -26,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -234,7 +235,9 @@ async fn finish(State(app): State<App>, mut request: Request, next: Next) -> Res
         .extensions_mut()
         .insert(RequestId(request_id.clone()));
     let method = request.method().clone();
-    let path = request.uri().path().to_owned();
+    // The route and never the path: people paste secrets where ids belong.
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
 
     let mut response = next.run(request).await;
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
@@ -245,7 +248,7 @@ async fn finish(State(app): State<App>, mut request: Request, next: Next) -> Res
     }
     let status = response.status().as_u16();
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(%method, path, status, duration_ms, request_id, "answered");
+    tracing::info!(%method, route, status, duration_ms, request_id, "answered");
     response
 }
 

@@ -274,3 +274,6 @@ async fn speak(
     });
     Ok(sender)
 }
+
+#[cfg(test)]
+mod tests;

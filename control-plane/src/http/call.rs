@@ -103,6 +103,17 @@ impl Call {
         Fields::parse(&self.body)
     }
 
+    /// The body of a call that makes no sense without one.
+    pub(crate) fn required_fields(&self) -> Result<Fields, Failure> {
+        if self.body.is_empty() {
+            return Err(Failure::new(
+                Code::BadRequest,
+                "the body must be a JSON object",
+            ));
+        }
+        self.fields()
+    }
+
     /// A body that has nothing to say.
     pub(crate) fn no_fields(&self) -> Result<(), Failure> {
         self.fields()?.finish()
@@ -248,7 +259,8 @@ impl Call {
         }
         Ok(Some(Idempotency {
             scope: format!("{} {} {}", self.caller.workspace_id, self.method, self.path),
-            key: key.to_owned(),
+            // Hashed like everything that could be a secret in the wrong place.
+            key: hex::encode(Sha256::digest(key)),
             fingerprint: hex::encode(Sha256::digest(&self.body)),
         }))
     }

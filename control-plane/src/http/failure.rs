@@ -9,6 +9,9 @@ use schemas::problem::{Code, FieldError, MEDIA_TYPE, Problem};
 use crate::chain::Chain;
 use crate::{execute, purge, store};
 
+/// The longest name of a field that is said back.
+const NAME_SHOWN_CHARS_MAX: usize = 32;
+
 /// What the client is told. What the operator reads is logged where the failure is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -30,7 +33,10 @@ impl Failure {
 
     /// Refused fields. Where all are refused for the same special reason, that reason is
     /// the code of the whole.
-    pub(crate) fn fields(errors: Vec<FieldError>) -> Self {
+    pub(crate) fn fields(mut errors: Vec<FieldError>) -> Self {
+        for error in &mut errors {
+            error.field = shown_name(&error.field);
+        }
         let shared = [
             Code::NotAvailable,
             Code::NameLooksLikeSecret,
@@ -74,6 +80,19 @@ impl Failure {
             .body(axum::body::Body::new(Full::from(body)))
             .unwrap_or_else(|_| axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response())
     }
+}
+
+/// A field's name as it may be said back. All of ours are short; a long one is somebody
+/// else's text, and may be a secret in the wrong place.
+fn shown_name(field: &str) -> String {
+    let parts = field.split('.').map(|part| {
+        if part.chars().count() <= NAME_SHOWN_CHARS_MAX {
+            part
+        } else {
+            "…"
+        }
+    });
+    parts.collect::<Vec<_>>().join(".")
 }
 
 /// The failure travels as an extension until the outermost layer, which knows the

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::failure::Failure;
+use super::json;
 
 const INTEGER: &str = "null or an integer from 0 to 9007199254740991";
 
@@ -28,7 +29,7 @@ impl Fields {
         let members = if body.is_empty() {
             Map::new()
         } else {
-            match serde_json::from_slice(body) {
+            match json::parse(body) {
                 Ok(Value::Object(members)) => members,
                 Ok(_) => {
                     return Err(Failure::new(
@@ -40,7 +41,10 @@ impl Fields {
                     let (line, column) = (error.line(), error.column());
                     return Err(Failure::new(
                         Code::BadRequest,
-                        format!("the body is not JSON: line {line}, column {column}"),
+                        format!(
+                            "the body is not JSON whose members have names of their own: line \
+                             {line}, column {column}"
+                        ),
                     ));
                 }
             }

@@ -42,7 +42,7 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
     call.permit(Permission::KeyCreate)?;
     let wait = call.wait(true);
     call.finish_params()?;
-    let mut fields = call.fields()?;
+    let mut fields = call.required_fields()?;
     let name = fields.required_text("name");
     let category = fields.optional("category", TEXT).flatten();
     let environment = fields

@@ -33,7 +33,7 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
     call.permit(Permission::TargetUpdate)?;
     let wait = call.wait(true);
     call.finish_params()?;
-    let mut fields = call.fields()?;
+    let mut fields = call.required_fields()?;
     let mut timeouts = Timeouts::default();
     let mut bodies = Bodies::default();
     let mut refused = Vec::new();

@@ -19,7 +19,7 @@ use crate::{execute, fresh};
 pub(super) async fn create(call: Call) -> Result<Response, Failure> {
     let mut call = call;
     call.finish_params()?;
-    let mut fields = call.fields()?;
+    let mut fields = call.required_fields()?;
     let name = fields.required_text("name").trim().to_owned();
     let scopes: Option<Vec<String>> = fields
         .optional("scopes", "null or a list of permissions")
@@ -41,7 +41,7 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
     }
     for scope in scopes.iter().flatten() {
         let permission = Permission::of_name(scope).ok_or_else(|| {
-            let detail = format!("`{scope}` is not a permission");
+            let detail = "one of them is not a permission";
             Failure::fields(vec![FieldError::new(
                 "scopes",
                 Code::Validation.as_str(),

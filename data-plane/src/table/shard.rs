@@ -238,7 +238,10 @@ impl Shard {
         new: impl Iterator<Item = Incoming>,
         keep: impl Fn(&Slot) -> Option<Slot>,
     ) -> Option<Self> {
-        let mut built = Builder::default();
+        // Room for all at once: growing step by step would leave holes in the heap that
+        // add up over thousands of shards.
+        let (more, _) = new.size_hint();
+        let mut built = Builder::with_room(self.slots.len() + more);
         for old in self.slots.iter().filter_map(keep) {
             let detail = self.details.get(usize::from(old.record.detail)).copied();
             built.merge(Incoming {
@@ -262,7 +265,6 @@ impl Shard {
 }
 
 /// A shard in the making.
-#[derive(Default)]
 struct Builder {
     index: HashTable<u16>,
     slots: Vec<Slot>,
@@ -271,6 +273,15 @@ struct Builder {
 }
 
 impl Builder {
+    fn with_room(count: usize) -> Self {
+        Self {
+            index: HashTable::with_capacity(count),
+            slots: Vec::with_capacity(count),
+            details: Vec::new(),
+            seen: HashMap::new(),
+        }
+    }
+
     fn merge(&mut self, incoming: Incoming) {
         let Incoming { mut slot, detail } = incoming;
         let hash = index_hash(&slot.hash);
@@ -310,6 +321,7 @@ impl Builder {
         let slots = &self.slots;
         self.index
             .shrink_to_fit(|&it| index_hash(&slots[usize::from(it)].hash));
+        self.slots.shrink_to_fit();
         self.details.shrink_to_fit();
         Shard {
             index: self.index,

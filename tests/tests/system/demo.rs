@@ -152,7 +152,8 @@ async fn what_is_asked_of_an_up_that_does_not_run_is_refused() {
     .await
     .unwrap();
     assert_eq!(refused.code(), 1, "{refused:?}");
-    assert!(!refused.stderr.is_empty());
+    let said = refused.stdout + &refused.stderr;
+    assert!(said.contains("local") && said.contains("up"), "{said}");
 }
 
 fn up(dir: &Path, [control, proxy, admin]: [u16; 3]) -> Program {

@@ -54,16 +54,33 @@ impl Log {
         let execute = Execute::start(store.clone(), watch::channel(0).0);
         let workspace_id = fresh::id(WorkspaceId::from_parts);
         let owner = fresh::id(AccountId::from_parts);
-        let create = WorkspaceCommand::Create { name: "race".to_owned(), owner };
-        let log = Self { store, execute, workspace_id, url, _dir: dir };
-        log.run(Command::Workspace(workspace_id, create)).await.unwrap();
+        let create = WorkspaceCommand::Create {
+            name: "race".to_owned(),
+            owner,
+        };
+        let log = Self {
+            store,
+            execute,
+            workspace_id,
+            url,
+            _dir: dir,
+        };
+        log.run(Command::Workspace(workspace_id, create))
+            .await
+            .unwrap();
         log
     }
 
     fn request(&self, command: Command) -> Request {
         Request {
-            steps: vec![Step { command, workspace_id: Some(self.workspace_id) }],
-            actor: Actor { kind: ActorKind::User, id: "acc_test".to_owned() },
+            steps: vec![Step {
+                command,
+                workspace_id: Some(self.workspace_id),
+            }],
+            actor: Actor {
+                kind: ActorKind::User,
+                id: "acc_test".to_owned(),
+            },
             request_id: None,
             expected_version: None,
             idempotency: None,
@@ -72,7 +89,10 @@ impl Log {
     }
 
     async fn run(&self, command: Command) -> Result<Position, Error> {
-        self.execute.run(self.request(command)).await.map(|outcome| outcome.position)
+        self.execute
+            .run(self.request(command))
+            .await
+            .map(|outcome| outcome.position)
     }
 
     async fn key(&self, name: &str) -> KeyId {
@@ -135,7 +155,10 @@ async fn race(log: Log) {
                         0 => KeyCommand::Deactivate,
                         _ => KeyCommand::Reactivate,
                     };
-                    execute.run(log.request(Command::Key(key, command))).await.unwrap();
+                    execute
+                        .run(log.request(Command::Key(key, command)))
+                        .await
+                        .unwrap();
                     // A refused command drops out alone and leaves no gap.
                     if turn % 16 == 0 {
                         let refused = execute.run(log.request(Command::Key(key, create("again"))));
@@ -159,7 +182,10 @@ async fn race(log: Log) {
     assert_eq!(seen, head.position, "the reader saw the last event");
     let report = audit::verify(&log.store).await.unwrap();
     assert!(report.ok && report.checked == head.position, "{report:?}");
-    assert_eq!(replay::compare_views(&log.store).await.unwrap(), Vec::<String>::new());
+    assert_eq!(
+        replay::compare_views(&log.store).await.unwrap(),
+        Vec::<String>::new()
+    );
 }
 
 /// Follows the log by position alone and checks that what comes is the next event, always.
@@ -173,7 +199,11 @@ async fn read_along(store: Store, done: Arc<AtomicBool>) -> Position {
             assert_eq!(row.recorded.position, position + 1, "an event was missed");
             position += 1;
             let version = versions.entry(row.recorded.stream).or_insert(0);
-            assert_eq!(row.recorded.stream_version, *version + 1, "out of order in its stream");
+            assert_eq!(
+                row.recorded.stream_version,
+                *version + 1,
+                "out of order in its stream"
+            );
             *version += 1;
         }
         if rows.is_empty() {
@@ -190,13 +220,19 @@ async fn roll_back_until(url: String, done: Arc<AtomicBool>) -> u64 {
     let mut connection = sqlx::AnyConnection::connect(&url).await.unwrap();
     let sqlite = url.starts_with("sqlite");
     if sqlite {
-        connection.execute("PRAGMA busy_timeout = 10000").await.unwrap();
+        connection
+            .execute("PRAGMA busy_timeout = 10000")
+            .await
+            .unwrap();
     }
     let begin = if sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
     let mut rolled_back = 0;
     while !done.load(Ordering::SeqCst) {
         connection.execute(begin).await.unwrap();
-        connection.execute("UPDATE head SET position = position + 1").await.unwrap();
+        connection
+            .execute("UPDATE head SET position = position + 1")
+            .await
+            .unwrap();
         connection
             .execute(
                 "INSERT INTO events SELECT position, lineage, generation, 'key/rolled-back', 1, \
@@ -241,22 +277,34 @@ async fn check_names(log: Log) {
         let log = log.clone();
         creations.spawn(async move {
             // Case and composition do not make another name.
-            let name = if writer % 2 == 0 { "Café" } else { "CAFE\u{301}" };
+            let name = if writer % 2 == 0 {
+                "Café"
+            } else {
+                "CAFE\u{301}"
+            };
             let id = fresh::id(KeyId::from_parts);
             (id, log.run(Command::Key(id, create(name))).await)
         });
     }
     let results = creations.join_all().await;
-    let made: Vec<KeyId> =
-        results.iter().filter(|(_, it)| it.is_ok()).map(|(id, _)| *id).collect();
+    let made: Vec<KeyId> = results
+        .iter()
+        .filter(|(_, it)| it.is_ok())
+        .map(|(id, _)| *id)
+        .collect();
     assert_eq!(made.len(), 1);
     for (_, result) in &results {
         assert!(
-            matches!(result, Ok(_) | Err(Error::Refused(Refusal::NameTaken("name")))),
+            matches!(
+                result,
+                Ok(_) | Err(Error::Refused(Refusal::NameTaken("name")))
+            ),
             "{result:?}"
         );
     }
-    log.run(Command::Key(made[0], KeyCommand::Revoke)).await.unwrap();
+    log.run(Command::Key(made[0], KeyCommand::Revoke))
+        .await
+        .unwrap();
     log.key("café").await;
 }
 
@@ -267,7 +315,10 @@ async fn check_idempotency(log: Log) {
             key: "once".to_owned(),
             fingerprint: fingerprint.to_owned(),
         }),
-        ..log.request(Command::Key(fresh::id(KeyId::from_parts), create("idempotent")))
+        ..log.request(Command::Key(
+            fresh::id(KeyId::from_parts),
+            create("idempotent"),
+        ))
     };
     let first = log.execute.run(ask("a")).await.unwrap();
     let again = log.execute.run(ask("a")).await.unwrap();
@@ -321,27 +372,41 @@ async fn check_tampering(log: Log) {
             "SELECT 1",
             4,
         ),
-        ("a missing event", "DELETE FROM events WHERE position = 2", "SELECT 1", 2),
+        (
+            "a missing event",
+            "DELETE FROM events WHERE position = 2",
+            "SELECT 1",
+            2,
+        ),
     ];
     assert!(audit::verify(&log.store).await.unwrap().ok);
     for (what, break_it, mend_it, position) in cases {
         log.tamper(break_it).await;
         let report = audit::verify(&log.store).await.unwrap();
         assert!(!report.ok, "{what}");
-        assert_eq!(report.first_bad_position, Some(position), "{what}: {report:?}");
+        assert_eq!(
+            report.first_bad_position,
+            Some(position),
+            "{what}: {report:?}"
+        );
         log.tamper(mend_it).await;
     }
 }
 
 async fn check_rebuild(log: Log) {
     let key = log.key("kept").await;
-    log.run(Command::Key(key, KeyCommand::Deactivate)).await.unwrap();
+    log.run(Command::Key(key, KeyCommand::Deactivate))
+        .await
+        .unwrap();
     assert!(replay::compare_views(&log.store).await.unwrap().is_empty());
-    log.tamper("UPDATE keys SET state = REPLACE(state, 'kept', 'lost')").await;
+    log.tamper("UPDATE keys SET state = REPLACE(state, 'kept', 'lost')")
+        .await;
     assert_eq!(replay::compare_views(&log.store).await.unwrap().len(), 1);
     log.tamper("DELETE FROM workspaces").await;
     assert_eq!(replay::compare_views(&log.store).await.unwrap().len(), 3);
     replay::rebuild_views(&log.store).await.unwrap();
     assert!(replay::compare_views(&log.store).await.unwrap().is_empty());
-    log.run(Command::Key(key, KeyCommand::Reactivate)).await.unwrap();
+    log.run(Command::Key(key, KeyCommand::Reactivate))
+        .await
+        .unwrap();
 }

@@ -13,8 +13,7 @@ use data_plane::follow::{Notice, RegionSource};
 use futures_util::StreamExt;
 use ops::embedded::Embedded;
 use schemas::entry::{
-    Change, GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus,
-    WorkspacePolicy,
+    Change, GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus, WorkspacePolicy,
 };
 use schemas::fleet::{FollowerState, Renewal, RenewalAnswer};
 use schemas::name::bucket_of;
@@ -38,9 +37,15 @@ struct Sides {
 async fn real() -> Sides {
     let (_, redis, nats) = shared_servers().await;
     let name = format!("suite-{}", REGIONS.fetch_add(1, Ordering::Relaxed));
-    let region = Written::open(&name, &redis.url(), Some(&nats.url())).await.unwrap();
+    let region = Written::open(&name, &redis.url(), Some(&nats.url()))
+        .await
+        .unwrap();
     let source = Read::connect(&name, &redis.url(), Some(nats.url())).unwrap();
-    Sides { name, region: Arc::new(region), source: Arc::new(source) }
+    Sides {
+        name,
+        region: Arc::new(region),
+        source: Arc::new(source),
+    }
 }
 
 async fn embedded() -> Sides {
@@ -107,7 +112,13 @@ fn secret(number: u8, rev: Position, status: SecretStatus) -> Change {
 
 fn policy(rev: Position, policy: Policy) -> Change {
     let revision = Revision { generation: 1, rev };
-    Change::Policy { policy: PolicyEntry { min_reader: 1, revision, policy } }
+    Change::Policy {
+        policy: PolicyEntry {
+            min_reader: 1,
+            revision,
+            policy,
+        },
+    }
 }
 
 fn workspace_policy() -> Policy {
@@ -149,7 +160,11 @@ impl Sides {
 
     async fn status(&self, number: u8) -> Option<SecretStatus> {
         let entry = self.region.entry(1, &hash(number)).await.unwrap()?;
-        Some(schemas::entry::decode_secret(entry.as_bytes()).unwrap().status)
+        Some(
+            schemas::entry::decode_secret(entry.as_bytes())
+                .unwrap()
+                .status,
+        )
     }
 }
 
@@ -161,7 +176,11 @@ async fn check_reading(sides: Sides) {
         limits: PlanLimits::default(),
         error_profile: Default::default(),
     });
-    let changes = vec![policy(1, workspace_policy()), policy(2, global), secret(1, 3, Active)];
+    let changes = vec![
+        policy(1, workspace_policy()),
+        policy(2, global),
+        secret(1, 3, Active),
+    ];
     let first = batch(0, 3, changes);
     assert_eq!(sides.apply(&first).await, Verdict::Applied);
     let second = batch(3, 7, vec![secret(2, 5, Active)]);
@@ -175,11 +194,27 @@ async fn check_reading(sides: Sides) {
     assert_eq!(sides.source.feed(1, 7, 10).await.unwrap(), []);
 
     let bucket = sides.source.bucket(1, bucket_of(&hash(1))).await.unwrap();
-    assert!(bucket.iter().any(|(field, _)| *field == hash(1).to_string()));
-    let mut policies: Vec<_> =
-        sides.source.policies(1).await.unwrap().into_iter().map(|(field, _)| field).collect();
+    assert!(
+        bucket
+            .iter()
+            .any(|(field, _)| *field == hash(1).to_string())
+    );
+    let mut policies: Vec<_> = sides
+        .source
+        .policies(1)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|(field, _)| field)
+        .collect();
     policies.sort();
-    assert_eq!(policies, ["global:instance".to_owned(), format!("workspace:{}", workspace())]);
+    assert_eq!(
+        policies,
+        [
+            "global:instance".to_owned(),
+            format!("workspace:{}", workspace())
+        ]
+    );
 
     let found = sides.source.lookup(&hash(1)).await.unwrap().unwrap();
     let entry = schemas::entry::decode_secret(&found.secret).unwrap();
@@ -194,17 +229,25 @@ async fn check_contiguity(sides: Sides) {
     assert_eq!(sides.apply(&batch(0, 5, vec![])).await, Verdict::Applied);
     sides.refuse(&batch(0, 5, vec![]), elsewhere).await;
     sides.refuse(&batch(6, 7, vec![]), elsewhere).await;
-    let other_epoch = Batch { epoch: 2, ..batch(5, 6, vec![]) };
+    let other_epoch = Batch {
+        epoch: 2,
+        ..batch(5, 6, vec![])
+    };
     sides.refuse(&other_epoch, elsewhere).await;
     assert_eq!(sides.apply(&batch(5, 6, vec![])).await, Verdict::Applied);
 }
 
 async fn check_fence(sides: Sides) {
     assert_eq!(sides.apply(&batch(0, 1, vec![])).await, Verdict::Applied);
-    let successor = Batch { fence: 6, ..batch(1, 2, vec![]) };
+    let successor = Batch {
+        fence: 6,
+        ..batch(1, 2, vec![])
+    };
     assert_eq!(sides.apply(&successor).await, Verdict::Applied);
     // The projector of before wakes up.
-    sides.refuse(&batch(2, 3, vec![]), |verdict| *verdict == Verdict::Fenced).await;
+    sides
+        .refuse(&batch(2, 3, vec![]), |verdict| *verdict == Verdict::Fenced)
+        .await;
 }
 
 async fn check_entries(sides: Sides) {
@@ -231,17 +274,25 @@ async fn check_entries(sides: Sides) {
 
 async fn check_lineage(sides: Sides) {
     assert_eq!(sides.apply(&batch(0, 1, vec![])).await, Verdict::Applied);
-    let other = Batch { lineage: LineageId::from_u128(2), ..batch(1, 2, vec![]) };
+    let other = Batch {
+        lineage: LineageId::from_u128(2),
+        ..batch(1, 2, vec![])
+    };
     let refused = |verdict: &Verdict| matches!(verdict, Verdict::Refused { .. });
     sides.refuse(&other, refused).await;
-    let older = Batch { generation: 0, ..batch(1, 2, vec![]) };
+    let older = Batch {
+        generation: 0,
+        ..batch(1, 2, vec![])
+    };
     sides.refuse(&older, refused).await;
 }
 
 async fn check_notices(sides: Sides) {
     let mut notices = sides.source.subscribe().await.unwrap();
     let small = batch(0, 1, vec![secret(1, 1, SecretStatus::Active)]);
-    let many = (0..=255).map(|number| secret(number, 2, SecretStatus::Active)).collect();
+    let many = (0..=255)
+        .map(|number| secret(number, 2, SecretStatus::Active))
+        .collect();
     let large = batch(1, 2, many);
     assert!(serde_json::to_vec(&large.frame()).unwrap().len() > FRAME_BYTES_MAX);
     let heartbeat = Heartbeat {
@@ -253,27 +304,35 @@ async fn check_notices(sides: Sides) {
     };
     let mut heard = Vec::new();
     // A subscription may take a moment to reach the server, so all is said again.
-    eventually("both frames and the heartbeat are heard", SOON, async || {
-        sides.region.publish_frame(&small.frame()).await?;
-        sides.region.publish_frame(&large.frame()).await?;
-        sides.region.publish_heartbeat(&heartbeat).await?;
-        while let Ok(Some(notice)) =
-            tokio::time::timeout(Duration::from_millis(50), notices.next()).await
-        {
-            heard.push(notice);
-        }
-        let frames_to = |to| {
-            heard.iter().find_map(|it| match it {
-                Notice::Frame(frame) if frame.to == to => Some(frame.clone()),
-                _ => None,
-            })
-        };
-        ensure!(frames_to(1) == Some(small.frame()));
-        // Over the cap the entries stay behind and are read from the feed.
-        ensure!(frames_to(2).is_some_and(|it| it.changes.is_none_or(|it| it.len() == 256)));
-        ensure!(heard.iter().any(|it| matches!(it, Notice::Heartbeat(it) if *it == heartbeat)));
-        Ok(())
-    })
+    eventually(
+        "both frames and the heartbeat are heard",
+        SOON,
+        async || {
+            sides.region.publish_frame(&small.frame()).await?;
+            sides.region.publish_frame(&large.frame()).await?;
+            sides.region.publish_heartbeat(&heartbeat).await?;
+            while let Ok(Some(notice)) =
+                tokio::time::timeout(Duration::from_millis(50), notices.next()).await
+            {
+                heard.push(notice);
+            }
+            let frames_to = |to| {
+                heard.iter().find_map(|it| match it {
+                    Notice::Frame(frame) if frame.to == to => Some(frame.clone()),
+                    _ => None,
+                })
+            };
+            ensure!(frames_to(1) == Some(small.frame()));
+            // Over the cap the entries stay behind and are read from the feed.
+            ensure!(frames_to(2).is_some_and(|it| it.changes.is_none_or(|it| it.len() == 256)));
+            ensure!(
+                heard
+                    .iter()
+                    .any(|it| matches!(it, Notice::Heartbeat(it) if *it == heartbeat))
+            );
+            Ok(())
+        },
+    )
     .await;
 }
 
