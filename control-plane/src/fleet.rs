@@ -15,20 +15,25 @@ use schemas::fleet::{LIVE_MS, Renewal, RenewalAnswer};
 use schemas::{BootId, KeyId, Position, Timestamp};
 use serde::Serialize;
 use sqlx::Row as _;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::chain::Chain;
 use crate::execute::{self, Execute};
 use crate::fresh;
 use crate::region::{Incoming, Region};
-use crate::store::log::{self, column, position_column, to_i64};
+use crate::store::log::{self, Head, column, position_column, to_i64};
 use crate::store::{self, Store, failed};
 
 /// A proxy that renewed within this time is live.
 const LIVE: Duration = Duration::from_millis(LIVE_MS.unsigned_abs());
 
-/// Why a renewal was not taken in.
+/// Renewals that may wait to be stored.
+const WAITING_MAX: usize = 1_024;
+const LISTEN_AGAIN: Duration = Duration::from_millis(500);
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+
+/// Why renewals were not stored.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// The database failed.
@@ -197,57 +202,92 @@ impl Listener {
     }
 
     /// Runs until the task is dropped.
+    ///
+    /// What a renewal says of its proxy's position is known at once; what has to be stored
+    /// is stored by a task beside, in as few transactions as it can keep up with.
     pub async fn run(self) {
-        let this = Arc::new(self);
+        let (to_store, waiting) = mpsc::channel(WAITING_MAX);
+        let storing = self.store_all(waiting);
+        let hearing = self.hear_all(to_store);
+        tokio::join!(storing, hearing);
+    }
+
+    async fn hear_all(&self, to_store: mpsc::Sender<Incoming>) {
         loop {
-            match this.region.renewals().await {
+            match self.region.renewals().await {
                 Ok(mut renewals) => {
                     while let Some(incoming) = renewals.next().await {
-                        let this = this.clone();
-                        tokio::spawn(async move { this.take_in(incoming).await });
+                        if self.fleet.hear(self.region.name(), &incoming.renewal) {
+                            // One that finds no room is not answered, and comes again.
+                            drop(to_store.try_send(incoming));
+                        }
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, region = this.region.name(), "renewals cannot be heard");
+                    let region = self.region.name();
+                    tracing::warn!(error = %Chain(&error), region, "renewals cannot be heard");
                 }
             }
-            sleep(Duration::from_millis(500)).await;
+            sleep(LISTEN_AGAIN).await;
         }
     }
 
-    async fn take_in(&self, incoming: Incoming) {
-        let Incoming { renewal, reply } = incoming;
-        if !self.fleet.hear(self.region.name(), &renewal) {
-            return;
-        }
-        match self.store_and_answer(&renewal).await {
-            // The proxy may be gone; it will report again.
-            Ok(answer) => drop(reply.send(answer)),
-            Err(error) => {
-                let region = self.region.name();
-                let proxy_id = renewal.proxy_id.as_str();
-                tracing::warn!(
-                    error = %Chain(&error),
-                    region,
-                    proxy_id,
-                    "a renewal was not stored and is not answered"
-                );
+    async fn store_all(&self, mut waiting: mpsc::Receiver<Incoming>) {
+        let mut batch = Vec::new();
+        let mut tidy_at = Instant::now();
+        while waiting.recv_many(&mut batch, WAITING_MAX).await > 0 {
+            match self.store_batch(&batch).await {
+                Ok(head) => {
+                    for incoming in batch.drain(..) {
+                        let answer = answer(&incoming.renewal, &head);
+                        // The proxy may be gone; it will report again.
+                        drop(incoming.reply.send(answer));
+                    }
+                }
+                Err(error) => {
+                    let region = self.region.name();
+                    tracing::warn!(
+                        error = %Chain(&error),
+                        region,
+                        renewals = batch.len(),
+                        "renewals were not stored and are not answered"
+                    );
+                    batch.clear();
+                }
+            }
+            if Instant::now() >= tidy_at {
+                tidy_at = Instant::now() + TIDY_EVERY;
+                if let Err(error) = uses::forget_old_minutes(&self.store, fresh::now()).await {
+                    tracing::warn!(error = %Chain(&error), "old counts were not forgotten");
+                }
             }
         }
     }
 
-    async fn store_and_answer(&self, renewal: &Renewal) -> Result<RenewalAnswer, Error> {
-        uses::store(&self.store, &self.execute, &renewal.uses).await?;
-        save_member(&self.store, renewal).await?;
-        let head = log::head(&self.store).await?;
-        Ok(RenewalAnswer {
-            boot_id: renewal.boot_id,
-            counter: renewal.counter,
-            lineage: head.lineage,
-            generation: head.generation,
-            head: head.position,
-            now_ms: fresh::now().unix_ms(),
-        })
+    async fn store_batch(&self, batch: &[Incoming]) -> Result<Head, Error> {
+        let mut merged = uses::Merged::new();
+        // Of each proxy the newest report counts.
+        let mut members = BTreeMap::new();
+        for Incoming { renewal, .. } in batch {
+            uses::merge(&mut merged, &renewal.uses);
+            members.insert(renewal.proxy_id.as_str(), renewal);
+        }
+        uses::store(&self.store, &self.execute, &merged).await?;
+        for renewal in members.values() {
+            save_member(&self.store, renewal).await?;
+        }
+        Ok(log::head(&self.store).await?)
+    }
+}
+
+fn answer(renewal: &Renewal, head: &Head) -> RenewalAnswer {
+    RenewalAnswer {
+        boot_id: renewal.boot_id,
+        counter: renewal.counter,
+        lineage: head.lineage,
+        generation: head.generation,
+        head: head.position,
+        now_ms: fresh::now().unix_ms(),
     }
 }
 
@@ -277,7 +317,7 @@ async fn save_member(store: &Store, renewal: &Renewal) -> Result<(), store::Erro
     .bind(renewal.version.clone())
     .bind(format!("{:?}", renewal.state).to_lowercase())
     .bind(to_i64(renewal.freshness_ms))
-    .execute(store.pool())
+    .execute(store.background())
     .await
     .map(drop)
     .map_err(failed("store a renewal"))

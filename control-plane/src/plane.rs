@@ -41,7 +41,7 @@ pub struct Config {
 pub enum Error {
     /// The address is taken or not ours.
     #[error(
-        "cannot listen on {address}: {source}; set [control] listen or \
+        "cannot listen on {address}; set [control] listen or \
          THROTTLEPROXY__CONTROL__LISTEN to another address"
     )]
     Listen {

@@ -264,7 +264,7 @@ impl Projector {
         .bind(self.boot_id.to_string())
         .bind(now_ms + LEAD_MS)
         .bind(now_ms)
-        .fetch_optional(self.store.pool())
+        .fetch_optional(self.store.background())
         .await
         .map_err(failed("lead a region"))?;
         row.map(|row| {
@@ -289,7 +289,7 @@ impl Projector {
         .bind(self.region.name().to_owned())
         .bind(self.boot_id.to_string())
         .bind(to_i64(term.fence))
-        .execute(self.store.pool())
+        .execute(self.store.background())
         .await
         .map_err(failed("go on leading a region"))?;
         term.renew_at = Instant::now() + LEAD_RENEW;
@@ -304,7 +304,7 @@ impl Projector {
         let row =
             sqlx::query("UPDATE regions SET epoch = epoch + 1 WHERE name = $1 RETURNING epoch")
                 .bind(self.region.name().to_owned())
-                .fetch_one(self.store.pool())
+                .fetch_one(self.store.background())
                 .await
                 .map_err(failed("begin an epoch"))?;
         let epoch: i64 = row
@@ -335,7 +335,7 @@ async fn check_same_history(store: &Store, head: &Head, meta: &Meta) -> Result<(
 pub(crate) async fn release(store: &Store, boot_id: BootId) -> Result<(), store::Error> {
     sqlx::query("UPDATE regions SET lease_until_ms = 0 WHERE leader = $1")
         .bind(boot_id.to_string())
-        .execute(store.pool())
+        .execute(store.background())
         .await
         .map(drop)
         .map_err(failed("stop leading"))

@@ -13,6 +13,10 @@ use std::time::Duration;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyConnection, AnyPool, Connection, Executor};
 
+const ACQUIRE_WAIT: Duration = Duration::from_secs(5);
+const API_CONNECTIONS_MAX: u32 = 8;
+const BACKGROUND_CONNECTIONS_MAX: u32 = 16;
+
 /// A database that could not do as asked. What the client reads says nothing of the cause.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -101,6 +105,9 @@ pub struct Store {
     backend: Backend,
     url: String,
     pool: AnyPool,
+    /// Of their own, so that neither many callers of the API nor many reports of proxies
+    /// can hold up a revocation on its way to a region.
+    background: AnyPool,
 }
 
 // === impl Store ===
@@ -121,12 +128,19 @@ impl Store {
             Backend::Sqlite => format!("{url}?mode=rwc"),
         };
         let options = connect_options(&url)?;
-        let pool = AnyPoolOptions::new()
-            .max_connections(8)
-            .acquire_timeout(Duration::from_secs(5))
-            .after_connect(move |connection, _| Box::pin(prepare(connection, backend)))
-            .connect_lazy_with(options);
-        Ok(Self { backend, url, pool })
+        let pool = |connections_max| {
+            AnyPoolOptions::new()
+                .max_connections(connections_max)
+                .acquire_timeout(ACQUIRE_WAIT)
+                .after_connect(move |connection, _| Box::pin(prepare(connection, backend)))
+                .connect_lazy_with(options.clone())
+        };
+        Ok(Self {
+            backend,
+            pool: pool(API_CONNECTIONS_MAX),
+            background: pool(BACKGROUND_CONNECTIONS_MAX),
+            url,
+        })
     }
 
     /// Which database it is.
@@ -139,7 +153,12 @@ impl Store {
         &self.url
     }
 
-    /// Connections for reading.
+    /// Connections for projectors and for what proxies report.
+    pub(crate) fn background(&self) -> &AnyPool {
+        &self.background
+    }
+
+    /// Connections for answering callers.
     pub(crate) fn pool(&self) -> &AnyPool {
         &self.pool
     }

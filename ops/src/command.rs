@@ -169,3 +169,46 @@ impl Common {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_all_commands_take_stands_before_or_after_the_name() {
+        for line in [
+            "throttleproxy --config a.toml --data-dir d --json region status eu",
+            "throttleproxy region --config a.toml status eu --data-dir d --json",
+            "throttleproxy region status eu --config a.toml --data-dir d --json",
+        ] {
+            let common = parsed(line).unwrap().common;
+            assert_eq!(common.config, Some(PathBuf::from("a.toml")), "{line}");
+            assert_eq!(common.data_dir, PathBuf::from("d"), "{line}");
+            assert!(common.json, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_a_wrong_usage() {
+        for line in [
+            "throttleproxy",
+            "throttleproxy down",
+            "throttleproxy bootstrap",
+            "throttleproxy region entry nonsense",
+            "throttleproxy replay --at yesterday",
+        ] {
+            assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,16 +1,17 @@
 //! What `region status` and `region entry` show.
 
 use anyhow::Context as _;
+use control_plane::fleet::{self, Member};
 use control_plane::region::Region;
 use control_plane::store::{Store, log};
 use control_plane::view;
 use schemas::stream::Meta;
-use schemas::{CredentialHash, KeyId, LineageId, Position};
+use schemas::{CredentialHash, KeyId, LineageId, Position, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// How far a region is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
     /// The region's name.
     pub region: String,
@@ -28,8 +29,10 @@ pub struct Status {
     pub epoch: Option<u64>,
     /// The term of the projector that wrote last.
     pub fence: Option<u64>,
-    /// When the projector last wrote; unix milliseconds.
-    pub as_of_ms: Option<i64>,
+    /// When the projector last wrote.
+    pub as_of: Option<Timestamp>,
+    /// The proxies that ever reported, by id, with what they last said.
+    pub members: Vec<Member>,
 }
 
 /// The entries of a key in a region.
@@ -56,25 +59,26 @@ pub struct Stored {
     pub entry: Option<Value>,
 }
 
-/// How far `region` is behind the log.
+/// How far a region is that says `meta` of itself. Ask it before this is called: asked
+/// the other way round it could seem ahead of the log.
 ///
 /// # Errors
-/// When the region or the database cannot be asked.
-pub async fn status(store: &Store, region: &dyn Region) -> anyhow::Result<Status> {
-    // The region first: asked the other way round it could seem ahead of the log.
-    let meta = region.meta().await?;
+/// When the database cannot be asked.
+pub async fn status(store: &Store, region: &str, meta: Option<Meta>) -> anyhow::Result<Status> {
+    let meta = meta.as_ref();
     let head = log::head(store).await?.position;
-    let position = meta.as_ref().map(|meta| meta.position);
+    let position = meta.map(|meta| meta.position);
     Ok(Status {
-        region: region.name().to_owned(),
+        region: region.to_owned(),
         head,
         position,
         lag: head.saturating_sub(position.unwrap_or(0)),
-        lineage: meta.as_ref().map(|meta| meta.lineage),
-        generation: meta.as_ref().map(|meta| meta.generation),
-        epoch: meta.as_ref().map(|meta| meta.epoch),
-        fence: meta.as_ref().map(|meta| meta.fence),
-        as_of_ms: meta.as_ref().map(|meta| meta.as_of_ms),
+        lineage: meta.map(|meta| meta.lineage),
+        generation: meta.map(|meta| meta.generation),
+        epoch: meta.map(|meta| meta.epoch),
+        fence: meta.map(|meta| meta.fence),
+        as_of: meta.map(|meta| Timestamp::from_unix_ms(meta.as_of_ms)),
+        members: fleet::members(store, region).await?,
     })
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use control_plane::store::Store;
+use control_plane::region::Region as _;
 use schemas::{CredentialHash, KeyId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -26,8 +26,8 @@ use crate::inspect;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Question {
-    /// How far is it?
-    Status {
+    /// What does it say of itself?
+    Meta {
         /// Its name.
         region: String,
     },
@@ -97,7 +97,7 @@ impl Socket {
     ///
     /// # Errors
     /// When another `up` has it, or the file cannot be made.
-    pub async fn open(data_dir: &Path, store: Store, regions: Vec<Embedded>) -> io::Result<Self> {
+    pub async fn open(data_dir: &Path, regions: Vec<Embedded>) -> io::Result<Self> {
         let path = path_in(data_dir);
         if UnixStream::connect(&path).await.is_ok() {
             return Err(io::Error::new(
@@ -116,7 +116,7 @@ impl Socket {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         let listener = socket.listen(BACKLOG)?;
         let mut serving = JoinSet::new();
-        serving.spawn(accept(listener, store, regions));
+        serving.spawn(accept(listener, regions));
         Ok(Self {
             path,
             _serving: serving,
@@ -131,15 +131,12 @@ impl Drop for Socket {
     }
 }
 
-async fn accept(listener: UnixListener, store: Store, regions: Vec<Embedded>) {
+async fn accept(listener: UnixListener, regions: Vec<Embedded>) {
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                connections.spawn(timeout(
-                    PATIENCE,
-                    serve(stream, store.clone(), regions.clone()),
-                ));
+                connections.spawn(timeout(PATIENCE, serve(stream, regions.clone())));
             }
             Err(error) => {
                 tracing::warn!(%error, "the control socket cannot take a connection");
@@ -150,25 +147,25 @@ async fn accept(listener: UnixListener, store: Store, regions: Vec<Embedded>) {
     }
 }
 
-async fn serve(stream: UnixStream, store: Store, regions: Vec<Embedded>) -> io::Result<()> {
+async fn serve(stream: UnixStream, regions: Vec<Embedded>) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let line = read_line(&mut stream).await?;
-    let answer = match answer(&line, &store, &regions).await {
+    let answer = match answer(&line, &regions).await {
         Ok(value) => Answer::Ok(value),
         Err(err) => Answer::Error(format!("{err:#}")),
     };
     write_line(stream.get_mut(), &answer).await
 }
 
-async fn answer(line: &str, store: &Store, regions: &[Embedded]) -> anyhow::Result<Value> {
+async fn answer(line: &str, regions: &[Embedded]) -> anyhow::Result<Value> {
     let question: Question = serde_json::from_str(line).context("the question is unknown")?;
-    let (Question::Status { region: name } | Question::Entries { region: name, .. }) = &question;
+    let (Question::Meta { region: name } | Question::Entries { region: name, .. }) = &question;
     let region = regions
         .iter()
         .find(|region| region.name() == name)
         .with_context(|| format!("`up` has no in-process region `{name}`"))?;
     Ok(match &question {
-        Question::Status { .. } => serde_json::to_value(inspect::status(store, region).await?)?,
+        Question::Meta { .. } => serde_json::to_value(region.meta().await?)?,
         Question::Entries { key_id, hashes, .. } => {
             serde_json::to_value(inspect::entries(region, *key_id, hashes).await?)?
         }
@@ -190,4 +187,67 @@ async fn write_line(stream: &mut UnixStream, value: &impl Serialize) -> io::Resu
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     stream.write_all(&line).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::stream::Meta;
+
+    use crate::inspect::Entries;
+
+    fn meta_of(region: &str) -> Question {
+        Question::Meta {
+            region: region.to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_running_up_tells_of_its_regions_and_of_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let regions = vec![Embedded::new("local")];
+        let socket = Socket::open(dir.path(), regions).await;
+        let socket = socket.unwrap();
+
+        let meta: Option<Meta> = ask(dir.path(), &meta_of("local")).await.unwrap();
+        assert_eq!(meta, None);
+
+        let hash = CredentialHash::of(b"a key");
+        let question = Question::Entries {
+            region: "local".to_owned(),
+            key_id: KeyId::from_parts(1, 1),
+            hashes: vec![hash],
+        };
+        let entries: Entries = ask(dir.path(), &question).await.unwrap();
+        assert_eq!(entries.entries, [inspect::Stored { hash, entry: None }]);
+
+        let error = ask::<Option<Meta>>(dir.path(), &meta_of("eu"))
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), "`up` has no in-process region `eu`");
+
+        drop(socket);
+        let error = ask::<Option<Meta>>(dir.path(), &meta_of("local"))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("running `up`"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_file_is_for_one_user_and_for_one_process() {
+        let dir = tempfile::tempdir().unwrap();
+        // What a killed process left behind.
+        drop(std::os::unix::net::UnixListener::bind(path_in(dir.path())).unwrap());
+
+        let socket = Socket::open(dir.path(), Vec::new()).await.unwrap();
+        let mode = std::fs::metadata(path_in(dir.path()))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        let second = Socket::open(dir.path(), Vec::new()).await;
+        assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(socket);
+    }
 }

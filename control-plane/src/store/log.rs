@@ -125,7 +125,7 @@ pub async fn after(store: &Store, position: Position, limit: u32) -> Result<Vec<
     )
     .bind(to_i64(position))
     .bind(i64::from(limit))
-    .fetch_all(store.pool())
+    .fetch_all(store.background())
     .await
     .map_err(failed("read the log"))?;
     rows.iter().map(to_row).collect()
@@ -146,7 +146,7 @@ pub async fn of_stream(
     )
     .bind(stream.to_string())
     .bind(to_i64(through))
-    .fetch_all(store.pool())
+    .fetch_all(store.background())
     .await
     .map_err(failed("read a stream"))?;
     rows.iter().map(to_row).collect()
@@ -162,7 +162,7 @@ pub async fn chain_hash_at(store: &Store, position: Position) -> Result<Option<H
     }
     let row = sqlx::query("SELECT chain_hash FROM events WHERE position = $1")
         .bind(to_i64(position))
-        .fetch_optional(store.pool())
+        .fetch_optional(store.background())
         .await
         .map_err(failed("read a chain hash"))?;
     row.map(|row| hash_column(&row, "chain_hash")).transpose()

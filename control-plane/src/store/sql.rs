@@ -4,7 +4,7 @@
 //! databases read `$1`.
 
 use sqlx::any::{AnyArguments, AnyRow};
-use sqlx::{AnyPool, Arguments as _, AssertSqlSafe};
+use sqlx::{AnyConnection, AnyPool, Arguments as _, AssertSqlSafe};
 
 use super::{Error, failed};
 
@@ -61,7 +61,21 @@ impl Sql {
         Ok(self)
     }
 
-    /// Runs the statement.
+    /// Runs a statement that answers nothing.
+    pub(crate) async fn execute(
+        self,
+        connection: &mut AnyConnection,
+        operation: &'static str,
+    ) -> Result<(), Error> {
+        // Safe: all of the text is the program's own, see `push`.
+        sqlx::query_with(AssertSqlSafe(self.text), self.values)
+            .execute(connection)
+            .await
+            .map(drop)
+            .map_err(failed(operation))
+    }
+
+    /// Runs a statement that answers rows.
     pub(crate) async fn fetch_all(
         self,
         pool: &AnyPool,

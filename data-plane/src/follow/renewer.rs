@@ -163,11 +163,14 @@ impl Backlog {
             order.select_nth_unstable(USES_MAX);
         }
         let complete = order.iter().skip(USES_MAX).all(|&(is_known, ..)| is_known);
-        let sent = order
+        let mut sent: Vec<CollectedUse> = order
             .iter()
             .take(USES_MAX)
             .filter_map(|(_, _, id)| self.uses.remove(id))
             .collect();
+        // In one order for all proxies, so that whoever stores two reports at the same
+        // time takes the rows in the same order.
+        sent.sort_unstable_by_key(|it| it.spent.secret_id);
         (sent, complete)
     }
 }

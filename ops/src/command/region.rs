@@ -73,12 +73,13 @@ fn chosen<'a>(config: &'a Config, name: Option<&str>) -> anyhow::Result<Vec<&'a 
 }
 
 async fn status_of(common: &Common, store: &Store, region: &Region) -> anyhow::Result<Status> {
-    if region.redis_url.is_none() {
+    let meta = if region.redis_url.is_none() {
         let region = region.name.clone();
-        return socket::ask(&common.data_dir, &Question::Status { region }).await;
-    }
-    let region = wire::region(region).await?;
-    inspect::status(store, region.as_ref()).await
+        socket::ask(&common.data_dir, &Question::Meta { region }).await?
+    } else {
+        wire::region(region).await?.meta().await?
+    };
+    inspect::status(store, &region.name, meta).await
 }
 
 async fn entries_of(

@@ -55,7 +55,7 @@ pub(super) async fn run(common: &Common, args: Args) -> anyhow::Result<Outcome> 
     let upstream = echo.as_ref().map(Echo::addr);
     let proxy =
         data_plane::start(wire::data_plane(&config, &identity, upstream), regions.own).await?;
-    let socket = Socket::open(&common.data_dir, store.clone(), regions.embedded).await;
+    let socket = Socket::open(&common.data_dir, regions.embedded).await;
     if let Err(error) = &socket {
         tracing::warn!(%error, "`region status` and `region entry` cannot ask this process");
     }

@@ -23,6 +23,7 @@ async fn the_control_api_refuses_what_it_cannot_read() {
         "{\"name\": }",
         "nonsense",
         "{\"name\": \"x\"} {}",
+        "{\"name\": \"a\", \"name\": \"b\"}",
         "\u{feff}{}",
     ] {
         owner
