@@ -53,8 +53,12 @@ pub(super) async fn run(common: &Common, args: Args) -> anyhow::Result<Outcome> 
     )
     .await?;
     let upstream = echo.as_ref().map(Echo::addr);
-    let proxy =
-        data_plane::start(wire::data_plane(&config, &identity, upstream), regions.own).await?;
+    let proxy_config = data_plane::Config {
+        // No load balancer stands before `up` that would have to see it leave.
+        drain_delay_ms: 0,
+        ..wire::data_plane(&config, &identity, upstream)
+    };
+    let proxy = data_plane::start(proxy_config, regions.own).await?;
     let socket = Socket::open(&common.data_dir, regions.embedded).await;
     if let Err(error) = &socket {
         tracing::warn!(%error, "`region status` and `region entry` cannot ask this process");
