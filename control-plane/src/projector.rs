@@ -216,9 +216,10 @@ impl Projector {
         let Some(meta) = meta else {
             term.epoch = self.new_epoch().await?;
             self.folded.clear();
-            tracing::warn!(
-                region = self.region.name(),
-                epoch = term.epoch,
+            let (region, epoch) = (self.region.name(), term.epoch);
+            tracing::info!(
+                region,
+                epoch,
                 "the region is empty and is built from the log"
             );
             return Ok(0);

@@ -2,22 +2,24 @@
 
 use std::io::{self, IsTerminal as _};
 
-use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 
 use crate::config::log::{Format, Level, Log};
 
 /// Starts logging. Called once, before anything else runs; a second call changes
 /// nothing.
 pub fn start(log: &Log) {
-    let level = match log.level {
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-        Level::Trace => LevelFilter::TRACE,
+    // Libraries say at `info` what an operator did not ask for: notices of Postgres, each
+    // reconnection twice.
+    let filter = match log.level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info,sqlx=warn,async_nats=warn",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
     };
     let lines = tracing_subscriber::fmt()
-        .with_max_level(level)
+        .with_env_filter(EnvFilter::new(filter))
         .with_writer(io::stderr);
     // An error means that a subscriber is there already, which then keeps its form.
     match log.format {

@@ -144,7 +144,7 @@ impl Policy {
         match self {
             Self::Workspace(it) => PolicyId::Workspace(it.workspace_id),
             Self::Team(it) => PolicyId::Team(it.team_id),
-            Self::Owner(it) => PolicyId::Owner(it.owner),
+            Self::Owner(it) => PolicyId::Owner(it.workspace_id, it.owner),
             Self::Target(it) => PolicyId::Target(it.target_id),
             Self::Global(_) => PolicyId::Global,
         }
@@ -158,8 +158,9 @@ pub enum PolicyId {
     Workspace(WorkspaceId),
     /// `team:team_…`
     Team(TeamId),
-    /// `owner:acc_…` or `owner:sa_…`
-    Owner(Owner),
+    /// `owner:ws_…/acc_…` or `owner:ws_…/sa_…`: a person is another owner in each of
+    /// their workspaces.
+    Owner(WorkspaceId, Owner),
     /// `target:tgt_…`
     Target(TargetId),
     /// `global:instance`
@@ -171,7 +172,7 @@ impl fmt::Display for PolicyId {
         match self {
             Self::Workspace(id) => write!(f, "workspace:{id}"),
             Self::Team(id) => write!(f, "team:{id}"),
-            Self::Owner(owner) => write!(f, "owner:{owner}"),
+            Self::Owner(workspace, owner) => write!(f, "owner:{workspace}/{owner}"),
             Self::Target(id) => write!(f, "target:{id}"),
             Self::Global => f.write_str("global:instance"),
         }
@@ -191,12 +192,18 @@ impl FromStr for PolicyId {
         match kind {
             "workspace" => id.parse().map(Self::Workspace).map_err(|_| BadPolicyId),
             "team" => id.parse().map(Self::Team).map_err(|_| BadPolicyId),
-            "owner" => id
-                .parse()
-                .map(Owner::User)
-                .or_else(|_| id.parse().map(Owner::ServiceAccount))
-                .map(Self::Owner)
-                .map_err(|_| BadPolicyId),
+            "owner" => {
+                let (workspace, owner) = id.split_once('/').ok_or(BadPolicyId)?;
+                let owner = owner
+                    .parse()
+                    .map(Owner::User)
+                    .or_else(|_| owner.parse().map(Owner::ServiceAccount))
+                    .map_err(|_| BadPolicyId)?;
+                workspace
+                    .parse()
+                    .map(|id| Self::Owner(id, owner))
+                    .map_err(|_| BadPolicyId)
+            }
             "target" => id.parse().map(Self::Target).map_err(|_| BadPolicyId),
             "global" if id == "instance" => Ok(Self::Global),
             _ => Err(BadPolicyId),
@@ -440,5 +447,38 @@ pub fn check_reader(min_reader: u32) -> Result<(), BadEntry> {
         Err(BadEntry::TooNew(min_reader))
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_ids_as_text_and_back() {
+        let workspace = WorkspaceId::from_u128(1);
+        for id in [
+            PolicyId::Global,
+            PolicyId::Workspace(workspace),
+            PolicyId::Team(TeamId::from_u128(2)),
+            PolicyId::Owner(workspace, Owner::User(AccountId::from_u128(3))),
+            PolicyId::Owner(
+                workspace,
+                Owner::ServiceAccount(ServiceAccountId::from_u128(4)),
+            ),
+            PolicyId::Target(TargetId::from_u128(5)),
+        ] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for bad in [
+            "",
+            "team",
+            "team:x",
+            "owner:acc_1",
+            "global:other",
+            "key:key_1",
+        ] {
+            assert_eq!(bad.parse::<PolicyId>(), Err(BadPolicyId), "{bad}");
+        }
     }
 }

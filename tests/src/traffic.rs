@@ -157,3 +157,72 @@ async fn drive(
         sleep(pause).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One lane in which a request a millisecond was answered as told.
+    fn record(verdicts: &[Option<Verdict>]) -> (Record, Instant) {
+        let start = Instant::now();
+        let at = |ms: usize| start + Duration::from_millis(ms as u64);
+        let moments = verdicts
+            .iter()
+            .enumerate()
+            .map(|(ms, verdict)| Moment {
+                sent: at(ms),
+                answered: at(ms),
+                verdict: verdict.clone(),
+            })
+            .collect();
+        let lanes = vec![("proxy".to_owned(), "key".to_owned(), moments)];
+        (Record { lanes }, start)
+    }
+
+    fn refused(status: u16) -> Option<Verdict> {
+        let code = "some_code".to_owned();
+        Some(Verdict::Refused { status, code })
+    }
+
+    const ADMITTED: Option<Verdict> = Some(Verdict::Admitted);
+
+    #[test]
+    fn a_refusal_that_lasts_is_for_good() {
+        let (record, start) = record(&[ADMITTED, refused(401), refused(503), None, refused(401)]);
+        record.refused_for_good("key", start);
+    }
+
+    #[test]
+    #[should_panic(expected = "admitted key again")]
+    fn an_admission_after_a_refusal_is_found() {
+        let (record, start) = record(&[ADMITTED, refused(401), None, ADMITTED, refused(401)]);
+        record.refused_for_good("key", start);
+    }
+
+    #[test]
+    #[should_panic(expected = "never refused")]
+    fn a_refusal_that_never_came_is_found() {
+        let (record, start) = record(&[ADMITTED, refused(503), None]);
+        record.refused_for_good("key", start);
+    }
+
+    #[test]
+    fn a_proxy_that_was_away_may_be_away_and_a_touched_one_may_not_know_yet() {
+        let (record, _) = record(&[ADMITTED, None, refused(503), ADMITTED]);
+        record.admitted("key", |_| false);
+    }
+
+    #[test]
+    #[should_panic(expected = "proxy: key was refused with 503")]
+    fn an_untouched_proxy_must_know() {
+        let (record, _) = record(&[ADMITTED, refused(503)]);
+        record.admitted("key", |_| true);
+    }
+
+    #[test]
+    #[should_panic(expected = "proxy: key was refused with 401")]
+    fn nobody_may_refuse_a_good_key() {
+        let (record, _) = record(&[ADMITTED, refused(401), ADMITTED]);
+        record.admitted("key", |_| false);
+    }
+}

@@ -54,7 +54,7 @@ if type(entry['team_id']) == 'string' then
   names[#names + 1] = 'team:' .. entry['team_id']
 end
 if type(entry['owner']) == 'table' then
-  names[#names + 1] = 'owner:' .. entry['owner']['id']
+  names[#names + 1] = 'owner:' .. entry['workspace_id'] .. '/' .. entry['owner']['id']
 end
 local found = {secret}
 for _, policy in ipairs(redis.call('HMGET', base .. 'p', unpack(names))) do

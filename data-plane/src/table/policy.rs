@@ -348,7 +348,7 @@ impl PolicyBook {
                     };
                     built.teams.insert(team, group);
                 }
-                (PolicyId::Owner(owner), policy) => {
+                (PolicyId::Owner(_, owner), policy) => {
                     let group = match policy {
                         Some(Policy::Owner(it)) if it.workspace_id == id => Group::Known {
                             blocked: it.blocked,

@@ -135,7 +135,10 @@ impl State {
         if let Ok(secret) = entry::decode_secret(text.as_bytes()) {
             around.push(PolicyId::Workspace(secret.workspace_id));
             around.extend(secret.team_id.map(PolicyId::Team));
-            around.extend(secret.owner.map(PolicyId::Owner));
+            let owner = secret
+                .owner
+                .map(|it| PolicyId::Owner(secret.workspace_id, it));
+            around.extend(owner);
         }
         let policies = around
             .iter()

@@ -468,7 +468,7 @@ async fn an_overlap_ends_by_itself() {
             .owner
             .post(
                 &key.path("/rotate?wait=applied"),
-                json!({ "overlap_seconds": 2 }),
+                json!({ "overlap_seconds": 3 }),
             )
             .await
             .expect(200),
@@ -481,7 +481,7 @@ async fn an_overlap_ends_by_itself() {
         code: "inactive_key".into(),
     };
     world
-        .all_say(&key.secret, ended, Duration::from_secs(5))
+        .all_say(&key.secret, ended, Duration::from_secs(6))
         .await;
     check_verdict(world.proxy(), &new.secret, &Verdict::Admitted)
         .await
@@ -923,7 +923,7 @@ async fn a_change_is_waited_for() {
 #[tokio::test]
 async fn expiry_is_a_state_that_a_patch_can_end() {
     let world = World::start("expiry").await;
-    let soon = schemas::Timestamp::from_unix_ms(now_ms() + 1_500).to_string();
+    let soon = schemas::Timestamp::from_unix_ms(now_ms() + 3_000).to_string();
     let key = world
         .owner
         .key_with(json!({ "name": "expiring", "expires_at": soon }))
@@ -936,7 +936,7 @@ async fn expiry_is_a_state_that_a_patch_can_end() {
         code: "expired_key".into(),
     };
     world
-        .all_say(&key.secret, expired, Duration::from_secs(4))
+        .all_say(&key.secret, expired, Duration::from_secs(6))
         .await;
     assert_eq!(
         world.owner.get(&key.path("")).await.json()["status"],
