@@ -78,7 +78,7 @@ pub async fn bootstrap(
                 id: "bootstrap".to_owned(),
             },
             request_id: None,
-            expected_version: None,
+            expected_versions: None,
             idempotency: None,
             rows: vec![
                 SideRow::Account {

@@ -270,7 +270,7 @@ async fn run(
                 id: "demo".to_owned(),
             },
             request_id: None,
-            expected_version: None,
+            expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
         })

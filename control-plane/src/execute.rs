@@ -43,8 +43,8 @@ pub struct Request {
     pub actor: Actor,
     /// The request it came with.
     pub request_id: Option<String>,
-    /// The version that the first step's aggregate must have.
-    pub expected_version: Option<u64>,
+    /// The first step's aggregate must be at one of these versions.
+    pub expected_versions: Option<Vec<u64>>,
     /// Makes a repetition harmless.
     pub idempotency: Option<Idempotency>,
     /// Rows beside the log that must appear together with the events.
@@ -146,6 +146,28 @@ impl Execute {
         };
         tokio::spawn(task.run());
         Self { jobs: sender }
+    }
+
+    /// The answer that a request with this idempotency key was given before.
+    ///
+    /// # Errors
+    /// [`Error::IdempotencyConflict`], [`Error::Unavailable`].
+    pub async fn answered_before(
+        &self,
+        store: &Store,
+        idempotency: &Idempotency,
+    ) -> Result<Option<Outcome>, Error> {
+        let unavailable = |error| Error::Unavailable(Some(error));
+        let connection = store
+            .pool()
+            .acquire()
+            .await
+            .map_err(failed("get a connection"));
+        let mut connection = connection.map_err(unavailable)?;
+        let first = first_answer(&mut connection, idempotency)
+            .await
+            .map_err(unavailable)?;
+        first.transpose()
     }
 
     /// Carries out a request.
@@ -361,9 +383,9 @@ impl Batch {
             let stream = step.command.stream();
             let aggregate = self.load(connection, stream).await?;
             if number == 0
-                && let Some(expected) = request.expected_version
+                && let Some(expected) = &request.expected_versions
                 && let Some(actual) = aggregate.as_ref().map(Aggregate::version)
-                && actual != expected
+                && !expected.contains(&actual)
             {
                 return Ok(Err(Refusal::VersionMismatch { actual }.into()));
             }

@@ -12,7 +12,7 @@ use events::{Command, Refusal};
 use schemas::api::Level;
 use tokio::time::{Instant, sleep};
 
-use crate::execute::{Execute, Outcome, Request, Step};
+use crate::execute::{Execute, Idempotency, Outcome, Request, Step};
 use crate::propagation::Watcher;
 use crate::store::{self, Store};
 use crate::{execute, fleet};
@@ -36,7 +36,8 @@ pub enum Error {
     },
 }
 
-/// Purges a key; `request` gives each command its actor and request id.
+/// Purges a key; `request` gives each command its actor and request id, and what makes a
+/// repetition harmless belongs to the last one.
 ///
 /// # Errors
 /// [`Error`].
@@ -47,6 +48,7 @@ pub async fn purge(
     key: &Key,
     timeout: Duration,
     request: impl Fn(Step) -> Request,
+    idempotency: Option<Idempotency>,
 ) -> Result<Outcome, Error> {
     if key.first_used_at.is_some() {
         return Err(execute::Error::Refused(Refusal::KeyHasHistory).into());
@@ -91,5 +93,9 @@ pub async fn purge(
     if fleet::was_used(store, key.id).await? {
         return Err(execute::Error::Refused(Refusal::KeyHasHistory).into());
     }
-    Ok(execute.run(request(step(KeyCommand::Purge))).await?)
+    let last = Request {
+        idempotency,
+        ..request(step(KeyCommand::Purge))
+    };
+    Ok(execute.run(last).await?)
 }

@@ -4,8 +4,13 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::SignedDuration;
+use jiff::civil::{DateTime, datetime};
+use jiff::fmt::temporal::Pieces;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+const EPOCH: DateTime = datetime(1970, 1, 1, 0, 0, 0, 0);
 
 /// An instant in milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -17,8 +22,8 @@ pub struct Timestamp(i64);
 pub struct BadTimestamp;
 
 impl Timestamp {
-    /// The last instant that every zone writes with four digits of year.
-    pub const MAX: Self = Self(253_402_207_200_000);
+    /// The last instant that has four digits of year: 9999-12-31T23:59:59.999Z.
+    pub const MAX: Self = Self(253_402_300_799_999);
 
     /// The instant `unix_ms` milliseconds after 1970; clamped to years 1970 to 9999.
     pub fn from_unix_ms(unix_ms: i64) -> Self {
@@ -38,8 +43,9 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let instant = jiff::Timestamp::from_millisecond(self.0).map_err(|_| fmt::Error)?;
-        write!(f, "{instant:.3}")
+        let since_1970 = SignedDuration::from_millis(self.0);
+        let utc = EPOCH.checked_add(since_1970).map_err(|_| fmt::Error)?;
+        write!(f, "{utc:.3}Z")
     }
 }
 
@@ -53,12 +59,16 @@ impl FromStr for Timestamp {
     type Err = BadTimestamp;
 
     fn from_str(text: &str) -> Result<Self, BadTimestamp> {
-        let instant: jiff::Timestamp = text.parse().map_err(|_| BadTimestamp)?;
-        let unix_ms = instant.as_millisecond();
-        if (0..=Self::MAX.0).contains(&unix_ms) {
-            Ok(Self(unix_ms))
-        } else {
-            Err(BadTimestamp)
+        // Not through an instant of jiff's own: those end a day before year 9999 does, and
+        // the last second of 9999 is what many write for "never".
+        let pieces = Pieces::parse(text).map_err(|_| BadTimestamp)?;
+        let (time, offset) = (pieces.time(), pieces.to_numeric_offset());
+        let (time, offset) = time.zip(offset).ok_or(BadTimestamp)?;
+        let local = pieces.date().to_datetime(time).duration_since(EPOCH);
+        let unix_ms = local.as_millis() - i128::from(offset.seconds()) * 1_000;
+        match i64::try_from(unix_ms) {
+            Ok(unix_ms) if (0..=Self::MAX.0).contains(&unix_ms) => Ok(Self(unix_ms)),
+            _ => Err(BadTimestamp),
         }
     }
 }
@@ -96,7 +106,7 @@ mod tests {
             Timestamp::from_unix_ms(0).to_string(),
             "1970-01-01T00:00:00.000Z"
         );
-        assert_eq!(Timestamp::MAX.to_string(), "9999-12-30T22:00:00.000Z");
+        assert_eq!(Timestamp::MAX.to_string(), "9999-12-31T23:59:59.999Z");
         assert_eq!(
             "2026-01-31T10:30:00.1+01:00"
                 .parse::<Timestamp>()
@@ -104,6 +114,18 @@ mod tests {
                 .to_string(),
             "2026-01-31T09:30:00.100Z"
         );
+    }
+
+    #[test]
+    fn the_last_second_of_9999_is_a_time() {
+        for text in [
+            "9999-12-31T23:59:59Z",
+            "9999-12-31T23:59:59.999Z",
+            "9999-12-31T22:59:59-01:00",
+        ] {
+            assert!(text.parse::<Timestamp>().is_ok(), "{text}");
+        }
+        assert!("9999-12-31T23:59:59-01:00".parse::<Timestamp>().is_err());
     }
 
     #[test]

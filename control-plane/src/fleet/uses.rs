@@ -125,7 +125,7 @@ async fn record_first_uses(store: &Store, execute: &Execute, uses: &[&Use]) -> R
                 id: "fleet".to_owned(),
             },
             request_id: None,
-            expected_version: None,
+            expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
         };

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use schemas::api::Level;
@@ -35,6 +36,19 @@ pub(crate) struct Call {
     path: String,
     headers: HeaderMap,
     body: Bytes,
+}
+
+/// The id in a path, as text: whether it is one is judged where the object is looked up.
+pub(crate) struct Id(pub(crate) String);
+
+impl FromRequestParts<App> for Id {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
+        let path = Path::<String>::from_request_parts(parts, app).await;
+        path.map(|Path(id)| Self(id))
+            .map_err(|_| Failure::not_found("object"))
+    }
 }
 
 /// How long the caller wants to wait, and for what.
@@ -172,7 +186,7 @@ impl Call {
             steps: vec![step],
             actor: self.caller.actor(),
             request_id: Some(self.request_id.clone()),
-            expected_version: None,
+            expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
         }
@@ -191,7 +205,7 @@ impl Call {
         let idempotency = self.idempotency()?;
         let _running = self.run_once(idempotency.as_ref())?;
         let request = execute::Request {
-            expected_version: self.if_match()?,
+            expected_versions: self.if_match(),
             idempotency,
             ..self.request(Step {
                 command,
@@ -201,22 +215,24 @@ impl Call {
         Ok(self.app.execute().run(request).await?)
     }
 
-    /// The version in `If-Match`; `*` is any.
-    fn if_match(&self) -> Result<Option<u64>, Failure> {
-        let Some(value) = self.headers.get("if-match") else {
-            return Ok(None);
-        };
-        let text = value.to_str().unwrap_or_default().trim();
-        if text == "*" {
-            return Ok(None);
+    /// The versions in `If-Match`, of which the resource must have one (RFC 9110, 13.1.1);
+    /// `None` where any will do.
+    pub(crate) fn if_match(&self) -> Option<Vec<u64>> {
+        let mut values = self.headers.get_all("if-match").iter().peekable();
+        values.peek()?;
+        let tags: Vec<&str> = values
+            .flat_map(|it| it.to_str().unwrap_or_default().split(','))
+            .map(str::trim)
+            .collect();
+        if tags.contains(&"*") {
+            return None;
         }
-        let version = text.trim_start_matches("W/").trim_matches('"').parse();
-        version.map(Some).map_err(|_| {
-            Failure::new(
-                Code::PreconditionFailed,
-                "If-Match is not an ETag of this resource",
-            )
-        })
+        // A tag that is not one of ours matches nothing.
+        Some(
+            tags.iter()
+                .filter_map(|tag| tag.trim_matches('"').parse().ok())
+                .collect(),
+        )
     }
 
     /// Holds an idempotency key until the request is answered.
@@ -240,9 +256,16 @@ impl Call {
 
     /// What makes a repetition of this request harmless, if the caller asked for that.
     pub(crate) fn idempotency(&self) -> Result<Option<Idempotency>, Failure> {
-        let Some(value) = self.headers.get("idempotency-key") else {
+        let mut values = self.headers.get_all("idempotency-key").iter();
+        let Some(value) = values.next() else {
             return Ok(None);
         };
+        if values.any(|other| other != value) {
+            return Err(Failure::new(
+                Code::BadRequest,
+                "Idempotency-Key: given once",
+            ));
+        }
         if self.method != Method::POST {
             return Ok(None);
         }
@@ -266,11 +289,21 @@ impl Call {
     }
 }
 
+/// JSON is UTF-8 (RFC 8259, 8.1), whatever a parameter may say.
 fn is_json(headers: &HeaderMap) -> bool {
     let value = headers
         .get("content-type")
         .and_then(|it| it.to_str().ok())
         .unwrap_or_default();
-    let essence = value.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
+    let mut parts = value.split(';').map(str::trim);
+    let is_json = parts
+        .next()
+        .is_some_and(|it| it.eq_ignore_ascii_case("application/json"));
+    is_json
+        && parts
+            .filter_map(|it| it.split_once('='))
+            .all(|(name, value)| {
+                !name.eq_ignore_ascii_case("charset")
+                    || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+            })
 }

@@ -2,7 +2,7 @@
 
 use axum::response::{IntoResponse, Response};
 use events::Refusal;
-use events::refusal::FieldCode;
+use events::refusal::{FieldCode, FieldRefusal};
 use http_body_util::Full;
 use schemas::problem::{Code, FieldError, MEDIA_TYPE, Problem};
 
@@ -111,12 +111,7 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let detail = refusal.to_string();
         match refusal {
-            Refusal::Fields(fields) => Self::fields(
-                fields
-                    .into_iter()
-                    .map(|it| FieldError::new(it.field, field_code(it.code).as_str(), it.detail))
-                    .collect(),
-            ),
+            Refusal::Fields(fields) => Self::fields(fields.into_iter().map(to_error).collect()),
             Refusal::NotFound(what) => Self::not_found(what),
             Refusal::Exists(_) => Self::new(Code::InUse, detail),
             Refusal::NameTaken(_) => Self::new(Code::NameTaken, detail),
@@ -130,6 +125,15 @@ impl From<Refusal> for Failure {
             Refusal::VersionMismatch { .. } => Self::new(Code::PreconditionFailed, detail),
         }
     }
+}
+
+/// A field that the domain refused, as the client reads it.
+pub(super) fn to_error(refusal: FieldRefusal) -> FieldError {
+    FieldError::new(
+        refusal.field,
+        field_code(refusal.code).as_str(),
+        refusal.detail,
+    )
 }
 
 fn field_code(code: FieldCode) -> Code {

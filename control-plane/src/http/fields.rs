@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use events::Refusal;
 use events::command::{LimitsPatch, MetadataPatch};
 use schemas::problem::{Code, FieldError};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::failure::Failure;
+use super::failure::{Failure, to_error};
 use super::json;
 
 const INTEGER: &str = "null or an integer from 0 to 9007199254740991";
@@ -165,7 +166,7 @@ impl Fields {
     pub(crate) fn fixed(&mut self, names: &[&'static str]) {
         for name in names {
             if self.take(name).is_some() {
-                self.refuse(name, "cannot be changed");
+                self.refuse_as(Code::Validation, name, "this field cannot be changed");
             }
         }
     }
@@ -185,6 +186,24 @@ impl Fields {
             Code::Validation.as_str(),
             format!("expected {expected}"),
         ));
+    }
+
+    /// Like [`finish`](Self::finish), and where it fails, what the rules of the domain say
+    /// of the other fields is in the same answer.
+    pub(crate) fn finish_with(
+        mut self,
+        judge: impl FnOnce() -> Option<Refusal>,
+    ) -> Result<(), Failure> {
+        if (!self.errors.is_empty() || !self.members.is_empty())
+            && let Some(Refusal::Fields(refused)) = judge()
+        {
+            for refusal in refused {
+                if self.errors.iter().all(|it| it.field != refusal.field) {
+                    self.errors.push(to_error(refusal));
+                }
+            }
+        }
+        self.finish()
     }
 
     /// Everything was read and was right; what is left over is unknown.

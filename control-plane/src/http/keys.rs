@@ -1,11 +1,11 @@
 //! `/api-keys`: a key's life.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use events::command::{CreateKey, KeyCommand, LimitsPatch, MetadataPatch, PatchKey, RotateKey};
 use events::key::Key;
-use events::{Aggregate, Command, Stream};
+use events::{Aggregate, Command, Refusal, SecretLook, Stream};
 use schemas::api::{KeyStatus, Page, Source};
 use schemas::problem::Code;
 use schemas::{AccountId, Environment, KeyId, Limits, Position};
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::App;
 use super::answer;
-use super::call::Call;
+use super::call::{Call, Id};
 use super::failure::Failure;
 use super::fields::Fields;
 use super::permission::Permission;
@@ -63,26 +63,28 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
     let rotation_due_at = fields.optional("rotation_due_at", TIME).flatten();
     fields.not_available(&OWNERSHIP);
     fields.not_available(&NOT_AVAILABLE);
-    fields.finish()?;
-    let replaces = match replaces {
-        None => None,
-        Some(id) => Some(find(&call, &id).await?.id),
-    };
-
     let (credential, secret) = fresh::secret(environment);
-    let command = KeyCommand::Create(Box::new(CreateKey {
+    let mut create = CreateKey {
         name,
         category,
         environment,
         expires_at,
         limits,
         metadata,
-        replaces,
+        replaces: None,
         rotation_due_at,
         source: Source::Api,
         secret,
-    }));
+    };
+    fields.finish_with(|| {
+        let command = KeyCommand::Create(Box::new(create.clone()));
+        events::key::decide(None, &command, fresh::now(), &SecretLook::default()).err()
+    })?;
+    if let Some(id) = replaces {
+        create.replaces = Some(find(&call, &id).await?.id);
+    }
     let id = fresh::id(KeyId::from_parts);
+    let command = KeyCommand::Create(Box::new(create));
     let outcome = call.execute(Command::Key(id, command)).await?;
     // The answer to a repetition shows what was made then, without the secret.
     let secret = (!outcome.replayed).then(|| credential.reveal().to_owned());
@@ -152,7 +154,7 @@ pub(super) async fn list(call: Call) -> Result<Response, Failure> {
     answer::ok(&Page { data, next_cursor })
 }
 
-pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+pub(super) async fn show(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let key = find(&call, &id).await?;
     call.permit(Permission::KeyRead)?;
@@ -161,7 +163,7 @@ pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response,
     answer::resource(&view::key::to_api(&key, &uses, fresh::now()), key.version)
 }
 
-pub(super) async fn patch(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+pub(super) async fn patch(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let key = find(&call, &id).await?;
     call.permit(Permission::KeyUpdate)?;
@@ -191,7 +193,7 @@ pub(super) async fn patch(Path(id): Path<String>, call: Call) -> Result<Response
     answer::change(&call, &outcome, wait, StatusCode::OK, Some(body)).await
 }
 
-pub(super) async fn revoke(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+pub(super) async fn revoke(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let key = find(&call, &id).await?;
     call.permit(Permission::KeyRevoke)?;
@@ -204,19 +206,15 @@ pub(super) async fn revoke(Path(id): Path<String>, call: Call) -> Result<Respons
     answer::change(&call, &outcome, wait, StatusCode::NO_CONTENT, None).await
 }
 
-pub(super) async fn deactivate(path: Path<String>, call: Call) -> Result<Response, Failure> {
-    switch(path, call, KeyCommand::Deactivate).await
+pub(super) async fn deactivate(id: Id, call: Call) -> Result<Response, Failure> {
+    switch(id, call, KeyCommand::Deactivate).await
 }
 
-pub(super) async fn reactivate(path: Path<String>, call: Call) -> Result<Response, Failure> {
-    switch(path, call, KeyCommand::Reactivate).await
+pub(super) async fn reactivate(id: Id, call: Call) -> Result<Response, Failure> {
+    switch(id, call, KeyCommand::Reactivate).await
 }
 
-async fn switch(
-    Path(id): Path<String>,
-    mut call: Call,
-    command: KeyCommand,
-) -> Result<Response, Failure> {
+async fn switch(Id(id): Id, mut call: Call, command: KeyCommand) -> Result<Response, Failure> {
     let key = find(&call, &id).await?;
     call.permit(Permission::KeyRevoke)?;
     let wait = call.wait(false);
@@ -227,7 +225,7 @@ async fn switch(
     answer::change(&call, &outcome, wait, StatusCode::OK, Some(body)).await
 }
 
-pub(super) async fn rotate(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+pub(super) async fn rotate(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let key = find(&call, &id).await?;
     call.permit(Permission::KeyRotate)?;
@@ -255,7 +253,7 @@ pub(super) async fn rotate(Path(id): Path<String>, call: Call) -> Result<Respons
     answer::change(&call, &outcome, wait, StatusCode::OK, Some(body)).await
 }
 
-pub(super) async fn rotation(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+pub(super) async fn rotation(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let key = find(&call, &id).await?;
     call.permit(Permission::KeyRead)?;
@@ -263,29 +261,57 @@ pub(super) async fn rotation(Path(id): Path<String>, call: Call) -> Result<Respo
     answer::ok(&view::key::rotation(call.app.store(), &key, fresh::now()).await?)
 }
 
-pub(super) async fn purge(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+pub(super) async fn purge(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
-    let key = find(&call, &id).await?;
+    let app = call.app.clone();
+    let idempotency = call.idempotency()?;
+    // A repetition is answered before the look-up, which would find nothing any more.
+    let before = match &idempotency {
+        Some(it) => app.execute().answered_before(app.store(), it).await?,
+        None => None,
+    };
+    let key = match &before {
+        Some(_) => None,
+        None => Some(find(&call, &id).await?),
+    };
     call.permit(Permission::KeyRevoke)?;
     let wait = call.wait(false);
     call.finish_params()?;
     call.no_fields()?;
-    let app = &call.app;
-    let outcome = purge::purge(
-        app.store(),
-        app.execute(),
-        app.watcher(),
-        &key,
-        wait.timeout,
-        |step| call.request(step),
-    )
-    .await?;
+    let _running = call.run_once(idempotency.as_ref())?;
+    let outcome = match (before, key) {
+        (Some(before), _) => before,
+        (None, Some(key)) => {
+            if call
+                .if_match()
+                .is_some_and(|versions| !versions.contains(&key.version))
+            {
+                return Err(Refusal::VersionMismatch {
+                    actual: key.version,
+                }
+                .into());
+            }
+            let request = |step| call.request(step);
+            let (store, execute, watcher) = (app.store(), app.execute(), app.watcher());
+            purge::purge(
+                store,
+                execute,
+                watcher,
+                &key,
+                wait.timeout,
+                request,
+                idempotency,
+            )
+            .await?
+        }
+        (None, None) => return Err(Failure::not_found("key")),
+    };
     answer::change(&call, &outcome, wait, StatusCode::NO_CONTENT, None).await
 }
 
 pub(super) async fn history(
     State(app): State<App>,
-    Path(id): Path<String>,
+    Id(id): Id,
     call: Call,
 ) -> Result<Response, Failure> {
     let mut call = call;

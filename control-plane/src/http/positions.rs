@@ -1,15 +1,14 @@
 //! `/positions/{position}`: how far a change has travelled.
 
-use axum::extract::Path;
 use axum::response::Response;
 use schemas::Position;
 
 use super::answer;
-use super::call::Call;
+use super::call::{Call, Id};
 use super::failure::Failure;
 use crate::store::log;
 
-pub(super) async fn show(Path(position): Path<String>, call: Call) -> Result<Response, Failure> {
+pub(super) async fn show(Id(position): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     call.finish_params()?;
     let not_found = || Failure::not_found("position");

@@ -1,6 +1,5 @@
 //! `/targets`: where the keys of a workspace may go.
 
-use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 use events::command::{CreateTarget, PatchTarget, TargetCommand};
@@ -14,7 +13,7 @@ use schemas::problem::Code;
 use serde_json::Value;
 
 use super::answer;
-use super::call::Call;
+use super::call::{Call, Id};
 use super::failure::Failure;
 use super::fields::Fields;
 use super::permission::Permission;
@@ -96,7 +95,7 @@ pub(super) async fn list(call: Call) -> Result<Response, Failure> {
     answer::ok(&Page { data, next_cursor })
 }
 
-pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+pub(super) async fn show(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let target = find(&call, &id).await?;
     call.permit(Permission::TargetRead)?;
@@ -104,7 +103,7 @@ pub(super) async fn show(Path(id): Path<String>, call: Call) -> Result<Response,
     answer::resource(&view::target::to_api(&target), target.version)
 }
 
-pub(super) async fn patch(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+pub(super) async fn patch(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let target = find(&call, &id).await?;
     call.permit(Permission::TargetUpdate)?;
@@ -152,7 +151,7 @@ pub(super) async fn patch(Path(id): Path<String>, call: Call) -> Result<Response
     answer::change(&call, &outcome, wait, StatusCode::OK, Some(body)).await
 }
 
-pub(super) async fn delete(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+pub(super) async fn delete(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let target = find(&call, &id).await?;
     call.permit(Permission::TargetUpdate)?;

@@ -1,7 +1,6 @@
 //! `/control-tokens`: what programs open this API with.
 
 use axum::body::Body;
-use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 use schemas::api::Page;
@@ -10,7 +9,7 @@ use schemas::{ControlTokenId, Timestamp};
 use serde_json::{Value, json};
 
 use super::answer;
-use super::call::Call;
+use super::call::{Call, Id};
 use super::failure::Failure;
 use super::permission::Permission;
 use crate::token::{self, Created, NewToken, Token};
@@ -120,7 +119,7 @@ pub(super) async fn list(call: Call) -> Result<Response, Failure> {
     answer::ok(&Page { data, next_cursor })
 }
 
-pub(super) async fn delete(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+pub(super) async fn delete(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     call.finish_params()?;
     let not_found = || Failure::not_found("control token");
