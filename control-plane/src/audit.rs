@@ -31,6 +31,8 @@ pub struct Report {
 pub async fn verify(store: &Store) -> Result<Report, Error> {
     let mut chain = CHAIN_START;
     let mut checked: Position = 0;
+    let mut is_last_look = false;
+    let mut head;
     loop {
         let rows = sqlx::query(
             "SELECT position, lineage, generation, stream, stream_version, id, type, \
@@ -39,7 +41,7 @@ pub async fn verify(store: &Store) -> Result<Report, Error> {
         )
         .bind(to_i64(checked))
         .bind(CHUNK)
-        .fetch_all(store.pool())
+        .fetch_all(store.background())
         .await
         .map_err(failed("read the log"))?;
         for row in &rows {
@@ -50,11 +52,17 @@ pub async fn verify(store: &Store) -> Result<Report, Error> {
             }
             checked = expected;
         }
-        if rows.len() < CHUNK as usize {
+        if rows.len() == CHUNK as usize {
+            continue;
+        }
+        // Events may have been appended since the last look: only what is still not there
+        // after the head was read is missing.
+        head = log::head(store).await?;
+        if head.position <= checked || rows.is_empty() && is_last_look {
             break;
         }
+        is_last_look = rows.is_empty();
     }
-    let head = log::head(store).await?;
     if head.position > checked {
         return Ok(bad(
             checked,

@@ -13,6 +13,7 @@ use crate::{fresh, token, view};
 
 /// The name of the demo's target.
 pub const TARGET: &str = "echo";
+const HOST: &str = "127.0.0.1";
 const EMAIL: &str = "owner@demo.invalid";
 const KEY_NAME: &str = "demo";
 
@@ -128,7 +129,7 @@ async fn owner(
     {
         return Ok((before.control_token.clone(), before.workspace_id));
     }
-    if view::target::instance(store).await?.operators.is_empty() {
+    if view::workspace::instance(store).await?.operators.is_empty() {
         let Bootstrapped {
             control_token,
             workspace_id,
@@ -187,14 +188,14 @@ async fn target(
     port: u16,
 ) -> Result<Position, Error> {
     let targets = view::target::list(store, workspace_id, None, 500).await?;
-    let command = match targets.iter().find(|it| it.fields.name == TARGET) {
+    let command = match targets.iter().find(|it| is_ours(&it.fields)) {
         Some(target) => Command::Target(target.id, TargetCommand::MoveDemo { port }),
         None => Command::Target(
             fresh::id(TargetId::from_parts),
             TargetCommand::Create(Box::new(CreateTarget {
                 workspace_id,
                 name: TARGET.to_owned(),
-                host: "127.0.0.1".to_owned(),
+                host: HOST.to_owned(),
                 scheme: Scheme::Http,
                 port: Some(u64::from(port)),
                 extra_ports: Vec::new(),
@@ -211,6 +212,11 @@ async fn target(
         ),
     };
     Ok(run(execute, Some(workspace_id), command).await?.position)
+}
+
+/// A target that a user gave the same name is theirs.
+fn is_ours(fields: &events::event::TargetFields) -> bool {
+    fields.name == TARGET && fields.host == HOST && fields.scheme == Scheme::Http
 }
 
 /// The position of the file's key, if that key is ours and still opens the proxy.

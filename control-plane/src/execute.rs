@@ -5,6 +5,7 @@
 //! seeing the ones before it; one that is refused drops out alone. A handler only waits
 //! for the answer, so a client that goes away cannot leave half a change behind.
 
+mod idempotency;
 mod rules;
 
 use std::collections::HashMap;
@@ -13,14 +14,21 @@ use std::time::Duration;
 use events::codec::{self, Hash};
 use events::{Aggregate, Command, Event, Recorded, Refusal, SecretLook, Stream};
 use schemas::api::Actor;
+use schemas::entry::{self, BadEntry};
 use schemas::{EventId, Position, Timestamp, WorkspaceId};
-use sqlx::{AnyConnection, Executor, Row as _};
+use sqlx::{AnyConnection, Executor};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::chain::Chain;
-use crate::store::log::{self, Head, to_i64};
+use crate::store::log::{self, Head};
 use crate::store::{self, Backend, Store, failed};
 use crate::{fresh, view};
+
+pub use idempotency::{Idempotency, answered_before};
+pub(crate) use idempotency::{
+    find as find_remembered, forget_old as forget_old_answers, insert as remember_answer,
+};
 
 /// The most commands that share one commit.
 const BATCH_MAX: usize = 64;
@@ -30,6 +38,10 @@ const QUEUE_MAX: usize = 4_096;
 
 /// How long a commit whose answer was lost is looked for.
 const LOST_COMMIT_WAIT: Duration = Duration::from_secs(5);
+const LOST_COMMIT_RETRY: Duration = Duration::from_millis(100);
+
+/// How long one step of a transaction may take.
+const STEP_WAIT: Duration = Duration::from_secs(10);
 
 /// The channel on which Postgres tells other control planes of new events.
 pub const NOTIFY_CHANNEL: &str = "throttleproxy_log";
@@ -58,17 +70,6 @@ pub struct Step {
     pub command: Command,
     /// The workspace; `None` for the installation.
     pub workspace_id: Option<WorkspaceId>,
-}
-
-/// A repeated request is known by this.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Idempotency {
-    /// Workspace, method and path.
-    pub scope: String,
-    /// What the client sent.
-    pub key: String,
-    /// SHA-256 of the body in hex.
-    pub fingerprint: String,
 }
 
 /// A row that is not in the log but belongs to a change.
@@ -110,6 +111,9 @@ pub enum Error {
     /// The change is too large for an event.
     #[error("the change is too large")]
     TooLarge(#[source] codec::Error),
+    /// What proxies would have to hold is too large for an entry.
+    #[error("the change is too large for the proxies")]
+    EntryTooLarge(#[source] BadEntry),
     /// The database is away; nothing was changed.
     #[error("the database is away; nothing was changed")]
     Unavailable(#[source] Option<store::Error>),
@@ -148,28 +152,6 @@ impl Execute {
         Self { jobs: sender }
     }
 
-    /// The answer that a request with this idempotency key was given before.
-    ///
-    /// # Errors
-    /// [`Error::IdempotencyConflict`], [`Error::Unavailable`].
-    pub async fn answered_before(
-        &self,
-        store: &Store,
-        idempotency: &Idempotency,
-    ) -> Result<Option<Outcome>, Error> {
-        let unavailable = |error| Error::Unavailable(Some(error));
-        let connection = store
-            .pool()
-            .acquire()
-            .await
-            .map_err(failed("get a connection"));
-        let mut connection = connection.map_err(unavailable)?;
-        let first = first_answer(&mut connection, idempotency)
-            .await
-            .map_err(unavailable)?;
-        first.transpose()
-    }
-
     /// Carries out a request.
     ///
     /// # Errors
@@ -182,6 +164,15 @@ impl Execute {
             .map_err(|_| Error::Unavailable(None))?;
         answer.await.unwrap_or(Err(Error::OutcomeUnknown))
     }
+}
+
+/// Tells of a head that moved; it never goes back.
+pub(crate) fn raise(head: &watch::Sender<Position>, position: Position) {
+    head.send_if_modified(|seen| {
+        let moved = position > *seen;
+        *seen = position.max(*seen);
+        moved
+    });
 }
 
 // === the task ===
@@ -229,11 +220,7 @@ impl Append {
         }
         match result {
             Ok((outcomes, head)) => {
-                self.head.send_if_modified(|seen| {
-                    let moved = head > *seen;
-                    *seen = head.max(*seen);
-                    moved
-                });
+                raise(&self.head, head);
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
                     drop(reply.send(outcome));
                 }
@@ -260,42 +247,70 @@ impl Append {
         &mut self,
         requests: &[Request],
     ) -> Result<(Vec<Result<Outcome, Error>>, Position), Failure> {
-        let backend = self.store.backend();
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.store.connect().await.map_err(Failure::Before)?,
-        };
-        let (outcomes, batch) = decide_all(&mut connection, backend, &self.look, requests)
-            .await
+        let _turn = self.store.turn().await;
+        // A database that does not answer must not hold up everybody behind this batch.
+        let decided = timeout(STEP_WAIT, self.decide(requests)).await;
+        let (mut connection, outcomes, batch) = decided
+            .unwrap_or(Err(store::Error::Timeout {
+                operation: "decide a batch",
+            }))
             .map_err(Failure::Before)?;
         let head = batch.head.position;
-        match (connection.execute("COMMIT").await, batch.first) {
-            (Ok(_), _) => {
+        let committed = timeout(STEP_WAIT, connection.execute("COMMIT")).await;
+        let lost = match committed {
+            Ok(Ok(_)) => {
                 self.connection = Some(connection);
-                Ok((outcomes, head))
+                return Ok((outcomes, head));
             }
-            (Err(source), None) => Err(Failure::Before(store::Error::Query {
+            Ok(Err(source)) => store::Error::Query {
                 operation: "commit",
                 source,
-            })),
-            (Err(source), Some((position, id))) => {
-                drop(connection);
-                match was_committed(&self.store, position, id).await {
-                    Some(true) => Ok((outcomes, head)),
-                    Some(false) => Err(Failure::Before(store::Error::Query {
-                        operation: "commit",
-                        source,
-                    })),
-                    None => Err(Failure::Unknown),
-                }
-            }
+            },
+            Err(_) => store::Error::Timeout {
+                operation: "commit",
+            },
+        };
+        drop(connection);
+        let Some((position, id)) = batch.first else {
+            return Err(Failure::Before(lost));
+        };
+        match was_committed(&self.store, position, id).await {
+            Some(true) => Ok((outcomes, head)),
+            Some(false) => Err(Failure::Before(lost)),
+            None => Err(Failure::Unknown),
         }
+    }
+
+    /// Everything before the commit, on the connection of the last batch if it has one.
+    async fn decide(
+        &mut self,
+        requests: &[Request],
+    ) -> Result<(AnyConnection, Vec<Result<Outcome, Error>>, Batch), store::Error> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.store.connect().await?,
+        };
+        let backend = self.store.backend();
+        let (outcomes, batch) = decide_all(&mut connection, backend, &self.look, requests).await?;
+        Ok((connection, outcomes, batch))
     }
 }
 
 /// Looks for the first event of a batch whose commit was not answered. Taking the head's
 /// lock first waits for a commit that the server may still be working on.
 async fn was_committed(store: &Store, position: Position, id: EventId) -> Option<bool> {
+    let deadline = Instant::now() + LOST_COMMIT_WAIT;
+    loop {
+        // A database that restarts refuses at once and is back a moment later.
+        match timeout_at(deadline, look_for(store, position, id)).await {
+            Ok(Ok(held)) => return Some(held),
+            Ok(Err(_)) => sleep(LOST_COMMIT_RETRY).await,
+            Err(_) => return None,
+        }
+    }
+}
+
+async fn look_for(store: &Store, position: Position, id: EventId) -> Result<bool, store::Error> {
     let look = async {
         let mut connection = store.connect().await?;
         let backend = store.backend();
@@ -311,10 +326,7 @@ async fn was_committed(store: &Store, position: Position, id: EventId) -> Option
             .map_err(failed("roll back"))?;
         Ok::<_, store::Error>(held)
     };
-    tokio::time::timeout(LOST_COMMIT_WAIT, look)
-        .await
-        .ok()?
-        .ok()
+    look.await
 }
 
 /// Why a batch has no outcomes.
@@ -371,8 +383,8 @@ impl Batch {
         look: &SecretLook,
         request: &Request,
     ) -> Result<Result<Outcome, Error>, store::Error> {
-        if let Some(idempotency) = &request.idempotency
-            && let Some(first) = first_answer(connection, idempotency).await?
+        if let Some(repeated) = &request.idempotency
+            && let Some(first) = idempotency::first_answer(connection, repeated).await?
         {
             return Ok(first);
         }
@@ -381,7 +393,13 @@ impl Batch {
         let mut decided = Vec::with_capacity(request.steps.len());
         for (number, step) in request.steps.iter().enumerate() {
             let stream = step.command.stream();
-            let aggregate = self.load(connection, stream).await?;
+            let aggregate = match self.load(connection, stream).await {
+                // One view that cannot be read must not take the whole batch with it.
+                Err(error @ store::Error::Corrupt { .. }) => {
+                    return Ok(Err(Error::Unavailable(Some(error))));
+                }
+                loaded => loaded?,
+            };
             if number == 0
                 && let Some(expected) = &request.expected_versions
                 && let Some(actual) = aggregate.as_ref().map(Aggregate::version)
@@ -418,7 +436,11 @@ impl Batch {
                     Ok(row) => row,
                     Err(error) => return Ok(Err(Error::TooLarge(error))),
                 };
-                aggregate = events::evolve(aggregate, &row.recorded);
+                let after = events::evolve(aggregate.clone(), &row.recorded);
+                if let Err(error) = check_entries(aggregate.as_ref(), after.as_ref(), &row) {
+                    return Ok(Err(Error::EntryTooLarge(error)));
+                }
+                aggregate = after;
                 rows.push(row);
             }
             afterwards.push((stream, aggregate));
@@ -451,8 +473,8 @@ impl Batch {
             at: now,
             replayed: false,
         };
-        if let Some(idempotency) = &request.idempotency {
-            remember(connection, idempotency, stream, &outcome).await?;
+        if let Some(repeated) = &request.idempotency {
+            idempotency::remember(connection, repeated, stream, &outcome).await?;
         }
         Ok(Ok(outcome))
     }
@@ -469,6 +491,19 @@ impl Batch {
         self.aggregates.insert(stream, loaded.clone());
         Ok(loaded)
     }
+}
+
+/// Checks the entries that an event changes with the code that proxies read them with, so
+/// that nothing is committed that could not be published.
+fn check_entries(
+    before: Option<&Aggregate>,
+    after: Option<&Aggregate>,
+    row: &log::Row,
+) -> Result<(), BadEntry> {
+    let Some(after) = after else { return Ok(()) };
+    events::project::project(before, after, &row.recorded)
+        .iter()
+        .try_for_each(entry::check)
 }
 
 /// Gives an event the next place in the log.
@@ -508,55 +543,7 @@ fn next_row(
     })
 }
 
-// === idempotency ===
-
-async fn first_answer(
-    connection: &mut AnyConnection,
-    idempotency: &Idempotency,
-) -> Result<Option<Result<Outcome, Error>>, store::Error> {
-    let row = sqlx::query(
-        "SELECT fingerprint, state, position, created_at_ms FROM idempotency \
-         WHERE scope = $1 AND key = $2",
-    )
-    .bind(idempotency.scope.clone())
-    .bind(idempotency.key.clone())
-    .fetch_optional(connection)
-    .await
-    .map_err(failed("look for an idempotency key"))?;
-    let Some(row) = row else { return Ok(None) };
-    if log::column::<String>(&row, "fingerprint")? != idempotency.fingerprint {
-        return Ok(Some(Err(Error::IdempotencyConflict)));
-    }
-    Ok(Some(Ok(Outcome {
-        aggregate: view::decode(row.try_get("state").map_err(|_| log::corrupt("state"))?)?,
-        position: log::position_column(&row, "position")?,
-        at: Timestamp::from_unix_ms(log::column(&row, "created_at_ms")?),
-        replayed: true,
-    })))
-}
-
-async fn remember(
-    connection: &mut AnyConnection,
-    idempotency: &Idempotency,
-    stream: Stream,
-    outcome: &Outcome,
-) -> Result<(), store::Error> {
-    sqlx::query(
-        "INSERT INTO idempotency (scope, key, fingerprint, stream, state, position, \
-         created_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    )
-    .bind(idempotency.scope.clone())
-    .bind(idempotency.key.clone())
-    .bind(idempotency.fingerprint.clone())
-    .bind(stream.to_string())
-    .bind(view::encode(&outcome.aggregate)?)
-    .bind(to_i64(outcome.position))
-    .bind(outcome.at.unix_ms())
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(failed("remember an idempotency key"))
-}
+// === rows beside the log ===
 
 async fn insert_side_row(
     connection: &mut AnyConnection,

@@ -3,63 +3,63 @@
 //! Every control plane listens to the renewals of its regions and so knows, without asking
 //! the database, how far each proxy is. The one that leads a region also stores what the
 //! proxies report and then answers them: an answered renewal is a stored one.
+//!
+//! A position alone says nothing: it is a place in one history. Whatever is known here is
+//! known of the history that the log has now, and anything else counts as nothing.
 
+mod listener;
+mod members;
 mod uses;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use schemas::fleet::{LIVE_MS, Renewal, RenewalAnswer};
-use schemas::{BootId, KeyId, Position, Timestamp};
-use serde::Serialize;
-use sqlx::Row as _;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use schemas::fleet::{LIVE_MS, Renewal};
+use schemas::{BootId, KeyId, LineageId, Position};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::chain::Chain;
-use crate::execute::{self, Execute};
-use crate::fresh;
-use crate::region::{Incoming, Region};
-use crate::store::log::{self, Head, column, position_column, to_i64};
 use crate::store::{self, Store, failed};
+
+pub use listener::Listener;
+pub use members::{Member, list as members};
 
 /// A proxy that renewed within this time is live.
 const LIVE: Duration = Duration::from_millis(LIVE_MS.unsigned_abs());
 
-/// Renewals that may wait to be stored.
-const WAITING_MAX: usize = 1_024;
-const LISTEN_AGAIN: Duration = Duration::from_millis(500);
-const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// A proxy that was not heard for so long is forgotten here.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Why renewals were not stored.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    /// The database failed.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    /// A first use did not become an event.
-    #[error("a first use was not recorded")]
-    FirstUse(#[from] execute::Error),
-}
+/// One history of the log: its lineage and generation.
+pub(crate) type History = (LineageId, u32);
 
 /// Knowledge of all regions; clones share it.
 #[derive(Debug, Clone)]
-pub struct Fleet {
-    regions: Arc<Mutex<BTreeMap<String, RegionState>>>,
+pub struct Fleet(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    regions: Mutex<BTreeMap<String, RegionState>>,
     /// Rises whenever something was learned, so that waiters look again.
     changed: watch::Sender<u64>,
-    /// When this process began to listen: proxies that it has not heard yet may exist.
-    since: Instant,
+    /// Rises whenever somebody begins to wait, so that watchers look sooner.
+    asked: watch::Sender<u64>,
+    waiting: AtomicUsize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct RegionState {
     /// Whether this process projects into the region.
     leading: bool,
-    /// What the region's Redis holds, as far as this process knows.
-    position: Position,
+    /// What the region's Redis holds of `history`; `None` where that is not known.
+    position: Option<Position>,
+    /// The history that the log has.
+    history: Option<History>,
+    /// Since when every renewal of the region would have been heard. A proxy that has been
+    /// live for less than that may still be unknown.
+    hearing_since: Option<Instant>,
     proxies: HashMap<String, Proxy>,
 }
 
@@ -67,6 +67,7 @@ struct RegionState {
 struct Proxy {
     boot_id: BootId,
     counter: u64,
+    history: Option<History>,
     position: Position,
     renewed_at: Instant,
 }
@@ -76,93 +77,120 @@ struct Proxy {
 pub struct Standing {
     /// The region.
     pub region: String,
-    /// What its Redis holds; `None` where this process does not project into it.
+    /// What its Redis holds; `None` where that is not known.
     pub position: Option<Position>,
     /// Its live proxies, by id.
-    pub proxies: Vec<(String, Position)>,
+    pub proxies: Vec<Live>,
     /// Whether this process has listened long enough to know all live proxies.
-    pub complete: bool,
+    pub is_complete: bool,
 }
+
+/// A proxy that renewed in the last 2 s.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Live {
+    /// The proxy.
+    pub id: String,
+    /// The start of it.
+    pub boot_id: BootId,
+    /// How far it is in the history of the log; 0 where its table is of another.
+    pub position: Position,
+}
+
+/// Held by whoever waits for a change to travel.
+#[derive(Debug)]
+pub struct Waiting(Fleet);
 
 // === impl Fleet ===
 
 impl Fleet {
     /// Knows the names of its regions and nothing else yet.
     pub fn new<'a>(regions: impl IntoIterator<Item = &'a str>) -> Self {
-        let regions = regions
-            .into_iter()
-            .map(|name| (name.to_owned(), RegionState::default()));
-        Self {
-            regions: Arc::new(Mutex::new(regions.collect())),
+        let unknown = |name: &str| (name.to_owned(), RegionState::unknown());
+        Self(Arc::new(Shared {
+            regions: Mutex::new(regions.into_iter().map(unknown).collect()),
             changed: watch::Sender::new(0),
-            since: Instant::now(),
-        }
+            asked: watch::Sender::new(0),
+            waiting: AtomicUsize::new(0),
+        }))
     }
 
     /// Tells when something was learned.
     pub fn changed(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+        self.0.changed.subscribe()
+    }
+
+    /// Says that somebody waits, so that regions are looked at more often.
+    pub fn wait(&self) -> Waiting {
+        self.0.waiting.fetch_add(1, Ordering::AcqRel);
+        self.0.asked.send_modify(|count| *count += 1);
+        Waiting(self.clone())
     }
 
     /// How far each region is.
     pub fn standings(&self) -> Vec<Standing> {
-        let complete = self.since.elapsed() > LIVE;
         self.regions()
             .iter()
-            .map(|(name, state)| {
-                let mut proxies: Vec<_> = state
-                    .proxies
-                    .iter()
-                    .filter(|(_, proxy)| proxy.renewed_at.elapsed() <= LIVE)
-                    .map(|(id, proxy)| (id.clone(), proxy.position))
-                    .collect();
-                proxies.sort();
-                Standing {
-                    region: name.clone(),
-                    position: state.leading.then_some(state.position),
-                    proxies,
-                    complete,
-                }
-            })
+            .map(|(name, state)| state.standing(name))
             .collect()
     }
 
+    pub(crate) fn asked(&self) -> watch::Receiver<u64> {
+        self.0.asked.subscribe()
+    }
+
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.0.waiting.load(Ordering::Acquire) > 0
+    }
+
     /// This process projects into the region from here on.
-    pub(crate) fn start_leading(&self, region: &str, position: Position) {
+    pub(crate) fn leads(&self, region: &str, history: History, position: Position) {
         self.update(region, |state| {
             state.leading = true;
-            state.position = position;
+            state.history = Some(history);
+            state.position = Some(position);
         });
     }
 
     /// This process no longer projects into the region.
-    pub(crate) fn stop_leading(&self, region: &str) {
+    pub(crate) fn stops_leading(&self, region: &str) {
         self.update(region, |state| state.leading = false);
     }
 
-    /// The region's Redis holds everything up to `position`.
+    /// The region's Redis holds everything up to `position`, because we wrote it.
     pub(crate) fn region_holds(&self, region: &str, position: Position) {
-        self.update(region, |state| state.position = position);
+        self.update(region, |state| state.position = Some(position));
     }
 
+    /// Another projects into the region, and this is how far it is seen to be.
+    pub(crate) fn sees(&self, region: &str, history: History, position: Option<Position>) {
+        self.update(region, |state| {
+            state.history = Some(history);
+            state.position = position;
+        });
+    }
+
+    /// The region cannot be looked at.
+    pub(crate) fn loses_sight(&self, region: &str) {
+        self.update(region, |state| state.position = None);
+    }
+
+    /// Whether every renewal of the region is heard at this moment.
+    fn hears(&self, region: &str, is_hearing: bool) {
+        self.update(region, |state| {
+            if !is_hearing {
+                state.hearing_since = None;
+            } else if state.hearing_since.is_none() {
+                state.hearing_since = Some(Instant::now());
+            }
+        });
+    }
+
+    /// Takes in how far a proxy is; says whether this process is the one to answer.
     fn hear(&self, region: &str, renewal: &Renewal) -> bool {
         let mut leading = false;
         self.update(region, |state| {
             leading = state.leading;
-            let heard = state.proxies.get(&renewal.proxy_id);
-            let repeated = heard
-                .is_some_and(|it| it.boot_id == renewal.boot_id && it.counter >= renewal.counter);
-            if renewal.goodbye {
-                state.proxies.remove(&renewal.proxy_id);
-            } else if !repeated {
-                let proxy = Proxy {
-                    boot_id: renewal.boot_id,
-                    counter: renewal.counter,
-                    position: renewal.position,
-                    renewed_at: Instant::now(),
-                };
-                state.proxies.insert(renewal.proxy_id.clone(), proxy);
-            }
+            state.hear(renewal);
         });
         leading
     }
@@ -171,182 +199,115 @@ impl Fleet {
         if let Some(state) = self.regions().get_mut(region) {
             change(state);
         }
-        self.changed.send_modify(|count| *count += 1);
+        self.0.changed.send_modify(|count| *count += 1);
     }
 
     fn regions(&self) -> MutexGuard<'_, BTreeMap<String, RegionState>> {
         // A panic while the lock was held leaves plain data, which stays usable.
-        self.regions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .regions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Listens to the renewals of one region until the process ends.
-pub struct Listener {
-    store: Store,
-    region: Arc<dyn Region>,
-    fleet: Fleet,
-    execute: Execute,
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
-// === impl Listener ===
+// === impl RegionState ===
 
-impl Listener {
-    /// Listens to `region`; first uses become events through `execute`.
-    pub fn new(store: Store, region: Arc<dyn Region>, fleet: Fleet, execute: Execute) -> Self {
+impl RegionState {
+    fn unknown() -> Self {
         Self {
-            store,
-            region,
-            fleet,
-            execute,
+            leading: false,
+            position: None,
+            history: None,
+            hearing_since: None,
+            proxies: HashMap::new(),
         }
     }
 
-    /// Runs until the task is dropped.
-    ///
-    /// What a renewal says of its proxy's position is known at once; what has to be stored
-    /// is stored by a task beside, in as few transactions as it can keep up with.
-    pub async fn run(self) {
-        let (to_store, waiting) = mpsc::channel(WAITING_MAX);
-        let storing = self.store_all(waiting);
-        let hearing = self.hear_all(to_store);
-        tokio::join!(storing, hearing);
-    }
-
-    async fn hear_all(&self, to_store: mpsc::Sender<Incoming>) {
-        loop {
-            match self.region.renewals().await {
-                Ok(mut renewals) => {
-                    while let Some(incoming) = renewals.next().await {
-                        if self.fleet.hear(self.region.name(), &incoming.renewal) {
-                            // One that finds no room is not answered, and comes again.
-                            drop(to_store.try_send(incoming));
-                        }
-                    }
-                }
-                Err(error) => {
-                    let region = self.region.name();
-                    tracing::warn!(error = %Chain(&error), region, "renewals cannot be heard");
-                }
+    fn hear(&mut self, renewal: &Renewal) {
+        let heard = self.proxies.get(&renewal.proxy_id);
+        let is_same_boot = heard.is_some_and(|it| it.boot_id == renewal.boot_id);
+        let is_older = is_same_boot && heard.is_some_and(|it| it.counter >= renewal.counter);
+        if renewal.goodbye {
+            // The goodbye of a boot before says nothing of the one that followed it.
+            if is_same_boot {
+                self.proxies.remove(&renewal.proxy_id);
             }
-            sleep(LISTEN_AGAIN).await;
+        } else if !is_older {
+            let proxy = Proxy {
+                boot_id: renewal.boot_id,
+                counter: renewal.counter,
+                history: renewal.lineage.map(|lineage| (lineage, renewal.generation)),
+                position: renewal.position,
+                renewed_at: Instant::now(),
+            };
+            self.proxies.insert(renewal.proxy_id.clone(), proxy);
         }
+        self.proxies
+            .retain(|_, proxy| proxy.renewed_at.elapsed() < FORGOTTEN);
     }
 
-    async fn store_all(&self, mut waiting: mpsc::Receiver<Incoming>) {
-        let mut batch = Vec::new();
-        let mut tidy_at = Instant::now();
-        while waiting.recv_many(&mut batch, WAITING_MAX).await > 0 {
-            match self.store_batch(&batch).await {
-                Ok(head) => {
-                    for incoming in batch.drain(..) {
-                        let answer = answer(&incoming.renewal, &head);
-                        // The proxy may be gone; it will report again.
-                        drop(incoming.reply.send(answer));
-                    }
-                }
-                Err(error) => {
-                    let region = self.region.name();
-                    tracing::warn!(
-                        error = %Chain(&error),
-                        region,
-                        renewals = batch.len(),
-                        "renewals were not stored and are not answered"
-                    );
-                    batch.clear();
-                }
-            }
-            if Instant::now() >= tidy_at {
-                tidy_at = Instant::now() + TIDY_EVERY;
-                if let Err(error) = uses::forget_old_minutes(&self.store, fresh::now()).await {
-                    tracing::warn!(error = %Chain(&error), "old counts were not forgotten");
-                }
-            }
+    fn standing(&self, name: &str) -> Standing {
+        let mut proxies: Vec<Live> = self
+            .proxies
+            .iter()
+            .filter(|(_, proxy)| proxy.renewed_at.elapsed() <= LIVE)
+            .map(|(id, proxy)| Live {
+                id: id.clone(),
+                boot_id: proxy.boot_id,
+                position: if proxy.history == self.history {
+                    proxy.position
+                } else {
+                    0
+                },
+            })
+            .collect();
+        proxies.sort();
+        Standing {
+            region: name.to_owned(),
+            position: self.position,
+            proxies,
+            is_complete: self
+                .hearing_since
+                .is_some_and(|since| since.elapsed() > LIVE),
         }
-    }
-
-    async fn store_batch(&self, batch: &[Incoming]) -> Result<Head, Error> {
-        let mut merged = uses::Merged::new();
-        // Of each proxy the newest report counts.
-        let mut members = BTreeMap::new();
-        for Incoming { renewal, .. } in batch {
-            uses::merge(&mut merged, &renewal.uses);
-            members.insert(renewal.proxy_id.as_str(), renewal);
-        }
-        uses::store(&self.store, &self.execute, &merged).await?;
-        for renewal in members.values() {
-            save_member(&self.store, renewal).await?;
-        }
-        Ok(log::head(&self.store).await?)
     }
 }
 
-fn answer(renewal: &Renewal, head: &Head) -> RenewalAnswer {
-    RenewalAnswer {
-        boot_id: renewal.boot_id,
-        counter: renewal.counter,
-        lineage: head.lineage,
-        generation: head.generation,
-        head: head.position,
-        now_ms: fresh::now().unix_ms(),
-    }
-}
-
-async fn save_member(store: &Store, renewal: &Renewal) -> Result<(), store::Error> {
-    let uses_position = if renewal.uses_complete {
-        renewal.position
-    } else {
-        0
-    };
-    sqlx::query(
-        "INSERT INTO members (region, proxy_id, boot_id, position, uses_position, \
-         renewed_at_ms, version, state, freshness_ms) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
-         ON CONFLICT (region, proxy_id) DO UPDATE SET boot_id = excluded.boot_id, \
-         position = excluded.position, \
-         uses_position = CASE WHEN excluded.uses_position > 0 THEN excluded.uses_position \
-         ELSE members.uses_position END, renewed_at_ms = excluded.renewed_at_ms, \
-         version = excluded.version, state = excluded.state, \
-         freshness_ms = excluded.freshness_ms",
-    )
-    .bind(renewal.region.clone())
-    .bind(renewal.proxy_id.clone())
-    .bind(renewal.boot_id.to_string())
-    .bind(to_i64(renewal.position))
-    .bind(to_i64(uses_position))
-    .bind(fresh::now().unix_ms())
-    .bind(renewal.version.clone())
-    .bind(format!("{:?}", renewal.state).to_lowercase())
-    .bind(to_i64(renewal.freshness_ms))
-    .execute(store.background())
-    .await
-    .map(drop)
-    .map_err(failed("store a renewal"))
-}
-
-/// The proxies that renewed in the last 2 s and have not yet reported all uses up to
-/// `position`, as `region/proxy`.
+/// The live proxies that have not yet reported all uses up to `position`, and the regions
+/// of which not all live proxies are known; as `region/proxy` and `region`.
+///
+/// What counts is who was *heard*: a proxy whose reports are heard and not stored holds the
+/// proof back, and so does a region that is not heard.
 ///
 /// # Errors
 /// [`store::Error`].
-pub async fn not_reported(store: &Store, position: Position) -> Result<Vec<String>, store::Error> {
-    let rows = sqlx::query(
-        "SELECT region, proxy_id FROM members \
-         WHERE renewed_at_ms > $1 AND uses_position < $2 ORDER BY region, proxy_id",
-    )
-    .bind(fresh::now().unix_ms() - LIVE_MS)
-    .bind(to_i64(position))
-    .fetch_all(store.pool())
-    .await
-    .map_err(failed("read the members"))?;
-    rows.iter()
-        .map(|row| {
-            let region: String = row.try_get("region").map_err(|_| log::corrupt("members"))?;
-            let proxy: String = row
-                .try_get("proxy_id")
-                .map_err(|_| log::corrupt("members"))?;
-            Ok(format!("{region}/{proxy}"))
-        })
-        .collect()
+pub async fn not_reported(
+    fleet: &Fleet,
+    store: &Store,
+    position: Position,
+) -> Result<Vec<String>, store::Error> {
+    let mut missing = Vec::new();
+    for standing in fleet.standings() {
+        let region = &standing.region;
+        if !standing.is_complete {
+            missing.push(region.clone());
+        }
+        let stored = members::uses_stored(store, region).await?;
+        for proxy in standing.proxies {
+            let reported = stored.get(&(proxy.id.clone(), proxy.boot_id.to_string()));
+            if reported.is_none_or(|reported| *reported < position) {
+                missing.push(format!("{region}/{}", proxy.id));
+            }
+        }
+    }
+    Ok(missing)
 }
 
 /// Whether any proxy ever reported a use of the key.
@@ -362,49 +323,5 @@ pub async fn was_used(store: &Store, key_id: KeyId) -> Result<bool, store::Error
         .map_err(failed("look for uses"))
 }
 
-/// What a proxy last said, as its region's control plane stored it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Member {
-    /// The proxy.
-    pub proxy_id: String,
-    /// The start of it that said so.
-    pub boot_id: String,
-    /// Every event up to here is in its table.
-    pub position: Position,
-    /// When it said so, by the control plane's clock.
-    pub renewed_at: Timestamp,
-    /// The version of its program.
-    pub version: String,
-    /// Its follower's state.
-    pub state: String,
-    /// How old its newest word from the region was, in milliseconds.
-    pub freshness_ms: u64,
-}
-
-/// The proxies that ever reported in a region, by id.
-///
-/// # Errors
-/// [`store::Error`].
-pub async fn members(store: &Store, region: &str) -> Result<Vec<Member>, store::Error> {
-    let rows = sqlx::query(
-        "SELECT proxy_id, boot_id, position, renewed_at_ms, version, state, freshness_ms \
-         FROM members WHERE region = $1 ORDER BY proxy_id",
-    )
-    .bind(region.to_owned())
-    .fetch_all(store.pool())
-    .await
-    .map_err(failed("read the members"))?;
-    rows.iter()
-        .map(|row| {
-            Ok(Member {
-                proxy_id: column(row, "proxy_id")?,
-                boot_id: column(row, "boot_id")?,
-                position: position_column(row, "position")?,
-                renewed_at: Timestamp::from_unix_ms(column(row, "renewed_at_ms")?),
-                version: column(row, "version")?,
-                state: column(row, "state")?,
-                freshness_ms: column::<i64>(row, "freshness_ms")?.unsigned_abs(),
-            })
-        })
-        .collect()
-}
+#[cfg(test)]
+mod tests;

@@ -41,8 +41,7 @@ use crate::execute::Execute;
 use crate::fleet::Fleet;
 use crate::fresh;
 use crate::plane::Config;
-use crate::propagation::Watcher;
-use crate::store::Store;
+use crate::store::{Store, log};
 
 use failure::Failure;
 
@@ -53,7 +52,6 @@ pub struct App(Arc<Shared>);
 struct Shared {
     store: Store,
     execute: Execute,
-    watcher: Watcher,
     fleet: Fleet,
     allow_private_upstreams: bool,
     /// Idempotency keys whose first request has not been answered yet.
@@ -68,17 +66,10 @@ pub(crate) struct RequestId(pub(crate) String);
 // === impl App ===
 
 impl App {
-    pub(crate) fn new(
-        config: &Config,
-        store: Store,
-        execute: Execute,
-        watcher: Watcher,
-        fleet: Fleet,
-    ) -> Self {
+    pub(crate) fn new(config: &Config, store: Store, execute: Execute, fleet: Fleet) -> Self {
         Self(Arc::new(Shared {
             store,
             execute,
-            watcher,
             fleet,
             allow_private_upstreams: config.allow_private_upstreams,
             running: Mutex::new(HashSet::new()),
@@ -94,11 +85,6 @@ impl App {
     /// The only write path.
     pub fn execute(&self) -> &Execute {
         &self.0.execute
-    }
-
-    /// How far changes have travelled.
-    pub fn watcher(&self) -> &Watcher {
-        &self.0.watcher
     }
 
     /// What the proxies report.
@@ -241,7 +227,11 @@ async fn finish(State(app): State<App>, mut request: Request, next: Next) -> Res
 
     let mut response = next.run(request).await;
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+        let allow = response.headers_mut().remove("allow");
         response = failure.to_response(&request_id);
+        if let Some(allow) = allow {
+            response.headers_mut().insert("allow", allow);
+        }
     }
     if let Ok(value) = request_id.parse() {
         response.headers_mut().insert("x-request-id", value);
@@ -275,8 +265,8 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(app): State<App>) -> Response {
-    match app.store().ping().await {
-        Ok(()) => "ready\n".into_response(),
+    match log::head(app.store()).await {
+        Ok(_) => "ready\n".into_response(),
         Err(_) => Failure::new(Code::Unavailable, "the database is away").into_response(),
     }
 }

@@ -9,20 +9,22 @@ use schemas::{BootId, Position};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::Chain;
-use crate::execute::{Execute, NOTIFY_CHANNEL};
+use crate::execute::{self, Execute, NOTIFY_CHANNEL, raise};
 use crate::fleet::{Fleet, Listener};
 use crate::fresh;
 use crate::http::{self, App};
 use crate::projector::{self, Projector};
-use crate::propagation::Watcher;
 use crate::region::Region;
 use crate::store::{Backend, Store, log};
 
 /// The floor under every way of being woken.
 const POLL: Duration = Duration::from_secs(1);
+
+const TIDY_EVERY: Duration = Duration::from_secs(600);
 
 /// How long a control plane that stops waits for the database.
 const RELEASE_WAIT: Duration = Duration::from_secs(1);
@@ -87,14 +89,7 @@ impl Plane {
         let (head, head_seen) = watch::channel(0);
         let execute = Execute::start(store.clone(), head.clone());
         let fleet = Fleet::new(regions.iter().map(|it| it.name()));
-        let watcher = Watcher::new(fleet.clone(), regions.clone());
-        let app = App::new(
-            &config,
-            store.clone(),
-            execute.clone(),
-            watcher,
-            fleet.clone(),
-        );
+        let app = App::new(&config, store.clone(), execute.clone(), fleet.clone());
         let stop = CancellationToken::new();
         let boot_id = fresh::id(BootId::from_parts);
 
@@ -168,7 +163,14 @@ async fn poll_head(store: Store, head: watch::Sender<Position>, migrated: Cancel
         tokio::time::sleep(POLL).await;
     }
     migrated.cancel();
+    let mut tidy_at = Instant::now();
     loop {
+        if Instant::now() >= tidy_at {
+            tidy_at = Instant::now() + TIDY_EVERY;
+            if let Err(error) = execute::forget_old_answers(&store).await {
+                tracing::warn!(error = %Chain(&error), "old idempotency keys were not forgotten");
+            }
+        }
         if let Ok(seen) = log::head(&store).await {
             raise(&head, seen.position);
         }
@@ -195,12 +197,4 @@ async fn hear_until_lost(store: &Store, head: &watch::Sender<Position>) -> Resul
             raise(head, position);
         }
     }
-}
-
-fn raise(head: &watch::Sender<Position>, position: Position) {
-    head.send_if_modified(|seen| {
-        let moved = position > *seen;
-        *seen = position.max(*seen);
-        moved
-    });
 }

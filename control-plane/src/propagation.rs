@@ -1,10 +1,9 @@
 //! How far a change has travelled, and waiting until it is there.
 //!
 //! A region is *applied* when its Redis and every proxy that renewed in the last 2 s hold
-//! the change. A control plane that has just started does not know all proxies yet, so it
-//! calls nothing applied until it has listened for that long.
+//! the change. A control plane that has not listened without a break for that long does not
+//! know all proxies, so it calls nothing applied.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::Position;
@@ -12,86 +11,65 @@ use schemas::api::{Level, Propagation, RegionPropagation};
 use tokio::time::{Instant, timeout_at};
 
 use crate::fleet::{Fleet, Standing};
-use crate::region::Region;
 
-/// How often a region that another control plane projects into is asked.
-const ASK_EVERY: Duration = Duration::from_millis(20);
+/// How often a waiter looks without having been told to: proxies fall silent without a word.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Measures and waits; clones share the same regions.
-#[derive(Clone)]
-pub struct Watcher {
-    fleet: Fleet,
-    regions: Vec<Arc<dyn Region>>,
-}
-
-// === impl Watcher ===
-
-impl Watcher {
-    /// Watches these regions.
-    pub fn new(fleet: Fleet, regions: Vec<Arc<dyn Region>>) -> Self {
-        Self { fleet, regions }
-    }
-
-    /// How far the change at `position` is now.
-    pub async fn measure(&self, position: Position) -> Propagation {
-        let standings = self.fleet.standings();
-        let mut regions = Vec::with_capacity(standings.len());
-        for standing in standings {
-            let stored = match standing.position {
-                Some(stored) => Some(stored),
-                None => self.ask(&standing.region).await,
-            };
-            regions.push(judge(&standing, stored, position));
-        }
-        let level = regions
-            .iter()
-            .map(|it| it.level)
-            .min()
-            .unwrap_or(Level::Applied);
-        Propagation {
-            position,
-            level,
-            regions,
-        }
-    }
-
-    /// Waits until the change at `position` has reached `level` everywhere, or until the
-    /// time is up; the change stands either way.
-    pub async fn wait(&self, position: Position, level: Level, timeout: Duration) -> Propagation {
-        let deadline = Instant::now() + timeout;
-        let mut changed = self.fleet.changed();
-        loop {
-            changed.mark_unchanged();
-            let propagation = self.measure(position).await;
-            let now = Instant::now();
-            if propagation.level >= level || now >= deadline {
-                return propagation;
-            }
-            // Whichever comes first; an error is the time being up.
-            let next_ask = deadline.min(now + ASK_EVERY);
-            drop(timeout_at(next_ask, changed.changed()).await);
-        }
-    }
-
-    async fn ask(&self, name: &str) -> Option<Position> {
-        let region = self.regions.iter().find(|it| it.name() == name)?;
-        region.meta().await.ok().flatten().map(|meta| meta.position)
+/// How far the change at `position` is now.
+pub fn measure(fleet: &Fleet, position: Position) -> Propagation {
+    let regions: Vec<_> = fleet
+        .standings()
+        .iter()
+        .map(|it| judge(it, position))
+        .collect();
+    let level = regions
+        .iter()
+        .map(|it| it.level)
+        .min()
+        .unwrap_or(Level::Applied);
+    Propagation {
+        position,
+        level,
+        regions,
     }
 }
 
-fn judge(standing: &Standing, stored: Option<Position>, position: Position) -> RegionPropagation {
+/// Waits until the change at `position` has reached `level` everywhere, or until the time
+/// is up; the change stands either way.
+pub async fn wait(
+    fleet: &Fleet,
+    position: Position,
+    level: Level,
+    timeout: Duration,
+) -> Propagation {
+    let deadline = Instant::now() + timeout;
+    let mut changed = fleet.changed();
+    let _waiting = fleet.wait();
+    loop {
+        changed.mark_unchanged();
+        let propagation = measure(fleet, position);
+        let now = Instant::now();
+        if propagation.level >= level || now >= deadline {
+            return propagation;
+        }
+        // Whichever comes first; an error is the time being up.
+        drop(timeout_at(deadline.min(now + LOOK_EVERY), changed.changed()).await);
+    }
+}
+
+fn judge(standing: &Standing, position: Position) -> RegionPropagation {
     let missing: Vec<String> = standing
         .proxies
         .iter()
-        .filter(|(_, held)| *held < position)
-        .map(|(id, _)| id.clone())
+        .filter(|proxy| proxy.position < position)
+        .map(|proxy| proxy.id.clone())
         .collect();
-    let stored = stored.is_some_and(|stored| stored >= position);
-    let applied = stored && missing.is_empty() && standing.complete;
+    let is_stored = standing.position.is_some_and(|stored| stored >= position);
+    let is_applied = is_stored && missing.is_empty() && standing.is_complete;
     let proxies = standing.proxies.len() as u64;
     RegionPropagation {
         name: standing.region.clone(),
-        level: if applied {
+        level: if is_applied {
             Level::Applied
         } else {
             Level::Committed
@@ -105,25 +83,35 @@ fn judge(standing: &Standing, stored: Option<Position>, position: Position) -> R
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use schemas::BootId;
 
-    fn standing(proxies: &[(&str, Position)], complete: bool) -> Standing {
+    use super::*;
+    use crate::fleet::Live;
+
+    fn standing(
+        proxies: &[(&str, Position)],
+        is_complete: bool,
+        position: Option<Position>,
+    ) -> Standing {
+        let live = |(id, position): &(&str, Position)| Live {
+            id: (*id).to_owned(),
+            boot_id: BootId::from_u128(1),
+            position: *position,
+        };
+        let proxies = proxies.iter().map(live).collect();
         Standing {
             region: "eu".to_owned(),
-            position: None,
-            proxies: proxies
-                .iter()
-                .map(|(id, held)| ((*id).to_owned(), *held))
-                .collect(),
-            complete,
+            position,
+            proxies,
+            is_complete,
         }
     }
 
     #[test]
     fn applied_needs_redis_and_every_live_proxy() {
-        let check = |proxies: &[(&str, Position)], complete, stored, expected: Level| {
+        let check = |proxies: &[(&str, Position)], is_complete, stored, expected: Level| {
             assert_eq!(
-                judge(&standing(proxies, complete), stored, 7).level,
+                judge(&standing(proxies, is_complete, stored), 7).level,
                 expected
             );
         };
@@ -137,7 +125,7 @@ mod tests {
 
     #[test]
     fn those_that_hold_it_back_are_named() {
-        let judged = judge(&standing(&[("a", 6), ("b", 7)], true), Some(7), 7);
+        let judged = judge(&standing(&[("a", 6), ("b", 7)], true, Some(7)), 7);
         assert_eq!((judged.proxies, judged.applied), (2, 1));
         assert_eq!(judged.missing, ["a"]);
     }

@@ -13,9 +13,9 @@ use schemas::api::Level;
 use tokio::time::{Instant, sleep};
 
 use crate::execute::{Execute, Idempotency, Outcome, Request, Step};
-use crate::propagation::Watcher;
+use crate::fleet::Fleet;
 use crate::store::{self, Store};
-use crate::{execute, fleet};
+use crate::{execute, fleet, propagation};
 
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
@@ -44,7 +44,7 @@ pub enum Error {
 pub async fn purge(
     store: &Store,
     execute: &Execute,
-    watcher: &Watcher,
+    fleet: &Fleet,
     key: &Key,
     timeout: Duration,
     request: impl Fn(Step) -> Request,
@@ -58,15 +58,13 @@ pub async fn purge(
         workspace_id: Some(key.workspace_id),
     };
     let deadline = Instant::now() + timeout;
-    let mut position = key.position;
+    let (mut position, mut version) = (key.position, key.version);
     if key.state == State::Active {
-        position = execute
-            .run(request(step(KeyCommand::Deactivate)))
-            .await?
-            .position;
+        let switched_off = execute.run(request(step(KeyCommand::Deactivate))).await?;
+        (position, version) = (switched_off.position, switched_off.aggregate.version());
     }
     let left = deadline.saturating_duration_since(Instant::now());
-    let propagation = watcher.wait(position, Level::Applied, left).await;
+    let propagation = propagation::wait(fleet, position, Level::Applied, left).await;
     if propagation.level < Level::Applied {
         let missing = propagation
             .regions
@@ -81,7 +79,7 @@ pub async fn purge(
         return Err(Error::Unproven { missing });
     }
     loop {
-        let missing = fleet::not_reported(store, position).await?;
+        let missing = fleet::not_reported(fleet, store, position).await?;
         if missing.is_empty() {
             break;
         }
@@ -93,9 +91,18 @@ pub async fn purge(
     if fleet::was_used(store, key.id).await? {
         return Err(execute::Error::Refused(Refusal::KeyHasHistory).into());
     }
+    // What was proven is proven of the key as it was switched off, and of nothing later.
     let last = Request {
         idempotency,
+        expected_versions: Some(vec![version]),
         ..request(step(KeyCommand::Purge))
     };
-    Ok(execute.run(last).await?)
+    match execute.run(last).await {
+        Err(execute::Error::Refused(Refusal::VersionMismatch { .. } | Refusal::KeyActive)) => {
+            Err(Error::Unproven {
+                missing: vec!["the key was changed meanwhile".to_owned()],
+            })
+        }
+        outcome => Ok(outcome?),
+    }
 }

@@ -122,6 +122,9 @@ pub trait Region: Send + Sync + 'static {
     /// The renewals of the region's proxies as they come in.
     async fn renewals(&self) -> Result<BoxStream<'static, Incoming>, Error>;
 
+    /// Whether renewals are heard at this moment, as far as can be told.
+    fn is_heard(&self) -> bool;
+
     /// The exact entry of a secret in an epoch, as stored.
     async fn entry(&self, epoch: u64, hash: &CredentialHash) -> Result<Option<String>, Error>;
 }

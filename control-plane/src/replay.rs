@@ -7,7 +7,7 @@ use schemas::{KeyId, Position, Timestamp, WorkspaceId, api};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::store::{Error, Store, log};
+use crate::store::{Backend, Error, Store, log};
 use crate::view;
 
 /// Rows read from the log at a time.
@@ -165,6 +165,15 @@ pub async fn compare_views(store: &Store) -> Result<Vec<String>, Error> {
     Ok(differences)
 }
 
+/// Writes all views anew where they are in the form of another version of this program.
+pub(crate) async fn renew_views(store: &Store) -> Result<(), Error> {
+    if log::view_form(store).await? == view::FORM {
+        return Ok(());
+    }
+    tracing::info!("the views are in another form and are built anew from the log");
+    rebuild_views(store).await
+}
+
 /// Writes all views anew from the log, in one transaction under the lock of the head.
 ///
 /// # Errors
@@ -172,17 +181,31 @@ pub async fn compare_views(store: &Store) -> Result<Vec<String>, Error> {
 pub async fn rebuild_views(store: &Store) -> Result<(), Error> {
     use crate::store::failed;
     use sqlx::Executor;
+    let _turn = store.turn().await;
     let mut connection = store.connect().await?;
     connection
         .execute(store.backend().begin_append())
         .await
         .map_err(failed("begin"))?;
+    if store.backend() == Backend::Postgres {
+        // A long log takes longer than a statement may otherwise.
+        connection
+            .execute("SET LOCAL statement_timeout = 0")
+            .await
+            .map_err(failed("begin"))?;
+        let no_idle_end = "SET LOCAL idle_in_transaction_session_timeout = 0";
+        connection
+            .execute(no_idle_end)
+            .await
+            .map_err(failed("begin"))?;
+    }
     log::lock_head(&mut connection, store.backend()).await?;
     let past = fold(store, At::Head, crate::fresh::now()).await?;
     view::clear(&mut connection).await?;
     for (stream, aggregate) in &past.aggregates {
         view::save(&mut connection, *stream, aggregate).await?;
     }
+    log::set_view_form(&mut connection, view::FORM).await?;
     connection
         .execute("COMMIT")
         .await

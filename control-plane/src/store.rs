@@ -8,10 +8,12 @@ pub mod log;
 pub(crate) mod sql;
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyConnection, AnyPool, Connection, Executor};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 const ACQUIRE_WAIT: Duration = Duration::from_secs(5);
 const API_CONNECTIONS_MAX: u32 = 8;
@@ -46,6 +48,12 @@ pub enum Error {
         /// Why it failed.
         #[source]
         source: sqlx::Error,
+    },
+    /// It did not answer in time.
+    #[error("the database did not answer in time: {operation}")]
+    Timeout {
+        /// What was tried.
+        operation: &'static str,
     },
     /// A row does not hold what it must.
     #[error("the database holds something that cannot be read: {what}")]
@@ -108,6 +116,9 @@ pub struct Store {
     /// Of their own, so that neither many callers of the API nor many reports of proxies
     /// can hold up a revocation on its way to a region.
     background: AnyPool,
+    /// SQLite has one writer at a time and hands the lock to whoever asks at the right
+    /// moment; within a process, writers take turns instead.
+    turn: Arc<Mutex<()>>,
 }
 
 // === impl Store ===
@@ -140,6 +151,7 @@ impl Store {
             pool: pool(API_CONNECTIONS_MAX),
             background: pool(BACKGROUND_CONNECTIONS_MAX),
             url,
+            turn: Arc::default(),
         })
     }
 
@@ -156,6 +168,14 @@ impl Store {
     /// Connections for projectors and for what proxies report.
     pub(crate) fn background(&self) -> &AnyPool {
         &self.background
+    }
+
+    /// Waits for the turn to write, where writers have to take turns.
+    pub(crate) async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        match self.backend {
+            Backend::Postgres => None,
+            Backend::Sqlite => Some(self.turn.clone().lock_owned().await),
+        }
     }
 
     /// Connections for answering callers.
@@ -188,22 +208,8 @@ impl Store {
             Backend::Sqlite => sqlx::migrate!("migrations/sqlite"),
         };
         migrator.run(&self.pool).await.map_err(Error::Migrate)?;
-        log::create_head(self).await
-    }
-
-    /// Whether the database answers.
-    ///
-    /// # Errors
-    /// [`Error::Connect`] where it does not.
-    pub async fn ping(&self) -> Result<(), Error> {
-        self.pool
-            .execute("SELECT 1")
-            .await
-            .map(drop)
-            .map_err(|source| Error::Connect {
-                operation: "ping",
-                source,
-            })
+        log::create_head(self).await?;
+        crate::replay::renew_views(self).await
     }
 }
 
@@ -215,15 +221,23 @@ fn connect_options(url: &str) -> Result<AnyConnectOptions, Error> {
 }
 
 async fn prepare(connection: &mut AnyConnection, backend: Backend) -> Result<(), sqlx::Error> {
-    if backend == Backend::Sqlite {
+    let settings: &[&'static str] = match backend {
+        // A control plane that was cut off inside a transaction must not keep the head's
+        // lock from all others until TCP notices.
+        Backend::Postgres => &[
+            "SET idle_in_transaction_session_timeout = '5s'",
+            "SET statement_timeout = '10s'",
+        ],
         // FULL: a change that was answered survives a power cut.
-        for pragma in [
+        Backend::Sqlite => &[
             "PRAGMA busy_timeout = 10000",
             "PRAGMA journal_mode = WAL",
             "PRAGMA synchronous = FULL",
-        ] {
-            connection.execute(pragma).await?;
-        }
+            "PRAGMA case_sensitive_like = ON",
+        ],
+    };
+    for setting in settings {
+        connection.execute(*setting).await?;
     }
     Ok(())
 }

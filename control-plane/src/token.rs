@@ -7,7 +7,7 @@ use schemas::{AccountId, ControlTokenId, Timestamp, WorkspaceId};
 use sha2::{Digest, Sha256};
 use sqlx::{AnyConnection, Row as _};
 
-use crate::execute::Idempotency;
+use crate::execute::{self, Idempotency};
 use crate::fresh;
 use crate::store::log::{column, corrupt};
 use crate::store::{Error, Store, failed};
@@ -127,21 +127,10 @@ pub async fn create(
 ) -> Result<Created, Error> {
     let now = fresh::now();
     let mut transaction = store.pool().begin().await.map_err(failed("begin"))?;
-    if let Some(idempotency) = idempotency {
-        let first = sqlx::query(
-            "INSERT INTO idempotency (scope, key, fingerprint, stream, state, position, \
-             created_at_ms) VALUES ($1, $2, $3, '', $4, 0, $5) ON CONFLICT DO NOTHING",
-        )
-        .bind(idempotency.scope.clone())
-        .bind(idempotency.key.clone())
-        .bind(idempotency.fingerprint.clone())
-        .bind(answer.to_string())
-        .bind(now.unix_ms())
-        .execute(&mut *transaction)
-        .await
-        .map_err(failed("remember an idempotency key"))?;
-        if first.rows_affected() == 0 {
-            return answered_before(&mut transaction, idempotency).await;
+    if let Some(repeated) = idempotency {
+        let state = answer.to_string();
+        if !execute::remember_answer(&mut transaction, repeated, "", &state, 0, now).await? {
+            return answered_before(&mut transaction, repeated).await;
         }
     }
     insert(&mut transaction, token, now).await?;
@@ -154,22 +143,16 @@ pub async fn create(
 
 async fn answered_before(
     connection: &mut AnyConnection,
-    idempotency: &Idempotency,
+    repeated: &Idempotency,
 ) -> Result<Created, Error> {
-    let row =
-        sqlx::query("SELECT fingerprint, state FROM idempotency WHERE scope = $1 AND key = $2")
-            .bind(idempotency.scope.clone())
-            .bind(idempotency.key.clone())
-            .fetch_one(connection)
-            .await
-            .map_err(failed("look for an idempotency key"))?;
-    if column::<String>(&row, "fingerprint")? != idempotency.fingerprint {
-        return Ok(Created::Conflict);
+    match execute::find_remembered(connection, repeated).await? {
+        Some(before) if before.fingerprint == repeated.fingerprint => {
+            serde_json::from_str(&before.state)
+                .map(Created::Before)
+                .map_err(|_| corrupt("idempotency.state"))
+        }
+        _ => Ok(Created::Conflict),
     }
-    let answer: String = column(&row, "state")?;
-    serde_json::from_str(&answer)
-        .map(Created::Before)
-        .map_err(|_| corrupt("idempotency.state"))
 }
 
 /// The token that this string is, unless it has expired.

@@ -6,9 +6,9 @@
 
 pub mod key;
 pub mod target;
+pub mod workspace;
 
 use events::{Aggregate, Stream};
-use schemas::entry::Scheme;
 use sqlx::{AnyConnection, Row as _};
 
 use crate::store::{Error, failed, log::corrupt};
@@ -42,6 +42,9 @@ pub(crate) async fn save(
     stream: Stream,
     aggregate: &Aggregate,
 ) -> Result<(), Error> {
+    if let Aggregate::Target(target) = aggregate {
+        target::save_origins(connection, target).await?;
+    }
     let state = encode(aggregate)?;
     let query = match (stream, aggregate) {
         (Stream::Key(id), Aggregate::Key(key)) => sqlx::query(
@@ -72,19 +75,14 @@ pub(crate) async fn save(
         )
         .bind(state),
         (Stream::Target(id), Aggregate::Target(target)) => sqlx::query(
-            "INSERT INTO targets (id, workspace_id, name_key, origin, deleted, state) \
-             VALUES ($1, $2, $3, $4, $5, $6) \
+            "INSERT INTO targets (id, workspace_id, name_key, deleted, state) \
+             VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (id) DO UPDATE SET name_key = excluded.name_key, \
-             origin = excluded.origin, deleted = excluded.deleted, state = excluded.state",
+             deleted = excluded.deleted, state = excluded.state",
         )
         .bind(id.to_string())
         .bind(target.workspace_id.to_string())
         .bind(events::text::name_key(&target.fields.name))
-        .bind(origin(
-            target.fields.scheme,
-            &target.fields.host,
-            target.fields.port,
-        ))
         .bind(i64::from(target.deleted))
         .bind(state),
         (Stream::Workspace(id), Aggregate::Workspace(_)) => sqlx::query(
@@ -108,11 +106,6 @@ pub(crate) async fn save(
         .map_err(failed("write a view"))
 }
 
-/// What makes two exact targets the same place.
-pub(crate) fn origin(scheme: Scheme, host: &str, port: u16) -> String {
-    format!("{}://{host}:{port}", scheme.as_str())
-}
-
 pub(crate) fn encode(aggregate: &Aggregate) -> Result<String, Error> {
     serde_json::to_string(aggregate).map_err(|_| corrupt("an aggregate to write"))
 }
@@ -123,7 +116,16 @@ pub(crate) fn decode(state: &str) -> Result<Aggregate, Error> {
     })
 }
 
+/// The form of the aggregates in the views. Raise it whenever a field of one is added,
+/// removed or renamed: the views are then built anew from the log.
+pub(crate) const FORM: i64 = 1;
+
 const INSTANCE: &str = "instance";
+
+/// The aggregate in the `state` of a row.
+fn state_of(row: &sqlx::any::AnyRow) -> Result<Aggregate, Error> {
+    decode(row.try_get("state").map_err(|_| corrupt("state"))?)
+}
 
 /// How many aggregates have a view.
 pub(crate) async fn count(connection: &mut AnyConnection) -> Result<u64, Error> {
@@ -145,6 +147,7 @@ pub(crate) async fn clear(connection: &mut AnyConnection) -> Result<(), Error> {
     for sql in [
         "DELETE FROM keys",
         "DELETE FROM targets",
+        "DELETE FROM target_origins",
         "DELETE FROM workspaces",
         "DELETE FROM instances",
     ] {

@@ -17,10 +17,6 @@ use crate::event::{Event, Recorded};
 /// The most canonical bytes that one event may have.
 pub const EVENT_BYTES_MAX: usize = 60_000;
 
-/// The version that events are written in. Raise it for a type together with a step in
-/// [`UPCASTS`].
-const SCHEMA_VERSION: u32 = 1;
-
 /// A step that turns the data of an event type from one version into the next.
 #[derive(Debug, Clone, Copy)]
 pub struct Upcast {
@@ -77,6 +73,7 @@ struct Envelope {
 /// [`Error::TooLarge`].
 pub fn encode(recorded: &Recorded) -> Result<Vec<u8>, Error> {
     let (kind, data) = kind_and_data(&recorded.event)?;
+    let schema_version = version_of(&kind);
     let envelope = Envelope {
         position: recorded.position,
         lineage: recorded.lineage,
@@ -85,7 +82,7 @@ pub fn encode(recorded: &Recorded) -> Result<Vec<u8>, Error> {
         stream_version: recorded.stream_version,
         id: recorded.id,
         kind,
-        schema_version: SCHEMA_VERSION,
+        schema_version,
         at: recorded.at,
         workspace_id: recorded.workspace_id,
         actor: recorded.actor.clone(),
@@ -117,9 +114,9 @@ pub fn kind(event: &Event) -> Result<String, Error> {
     kind_and_data(event).map(|(kind, _)| kind)
 }
 
-/// The version that this build writes events in.
-pub const fn schema_version() -> u32 {
-    SCHEMA_VERSION
+/// The version that events of a type are written in: one above its last step, 1 without.
+pub fn version_of(kind: &str) -> u32 {
+    newest(kind, UPCASTS)
 }
 
 /// The hash of an event by itself.
@@ -154,6 +151,15 @@ fn kind_and_data(event: &Event) -> Result<(String, Value), Error> {
         .map_err(Error::Malformed)
 }
 
+fn newest(kind: &str, upcasts: &[Upcast]) -> u32 {
+    upcasts
+        .iter()
+        .filter(|it| it.kind == kind)
+        .map(|it| it.from + 1)
+        .max()
+        .unwrap_or(1)
+}
+
 fn decode_with(bytes: &[u8], upcasts: &[Upcast]) -> Result<Recorded, Error> {
     use serde::de::Error as _;
     let mut envelope: Envelope = serde_json::from_slice(bytes).map_err(Error::Malformed)?;
@@ -165,12 +171,7 @@ fn decode_with(bytes: &[u8], upcasts: &[Upcast]) -> Result<Recorded, Error> {
         (upcast.step)(&mut envelope.data);
         version += 1;
     }
-    let newest = upcasts
-        .iter()
-        .filter(|it| it.kind == envelope.kind)
-        .map(|it| it.from + 1)
-        .max()
-        .unwrap_or(SCHEMA_VERSION);
+    let newest = newest(&envelope.kind, upcasts);
     if version != newest {
         return Err(Error::Malformed(serde_json::Error::custom(format!(
             "{} has version {version}, this build reads up to {newest}",

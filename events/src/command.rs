@@ -219,11 +219,6 @@ pub enum InstanceCommand {
         /// The account.
         account_id: AccountId,
     },
-    /// Make somebody an operator.
-    AddOperator {
-        /// The account.
-        account_id: AccountId,
-    },
     /// Change settings.
     Patch {
         /// Caps over all requests.

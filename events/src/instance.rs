@@ -51,15 +51,6 @@ pub fn decide(
                 Err(Refusal::Exists("owner"))
             }
         }
-        InstanceCommand::AddOperator { account_id } => {
-            Ok(if before.operators.contains(account_id) {
-                vec![]
-            } else {
-                vec![Event::OperatorAdded {
-                    account_id: *account_id,
-                }]
-            })
-        }
         InstanceCommand::Patch {
             global_limits,
             error_profile,

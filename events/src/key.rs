@@ -172,6 +172,8 @@ pub fn decide(
         }),
         KeyCommand::Purge => match key.first_used_at {
             Some(_) => Err(Refusal::KeyHasHistory),
+            // While it is on, a proxy may admit it at any moment: nothing is proven.
+            None if key.state == State::Active => Err(Refusal::KeyActive),
             None => Ok(vec![Event::KeyPurged {}]),
         },
         KeyCommand::RecordFirstUse { secret_id, used_at } => Ok(match key.first_used_at {

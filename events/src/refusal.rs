@@ -21,6 +21,9 @@ pub enum Refusal {
     /// A key that was used keeps its history.
     #[error("the key was used")]
     KeyHasHistory,
+    /// A key that is switched on cannot be proven unused.
+    #[error("the key is switched on")]
+    KeyActive,
     /// Two secrets are live already.
     #[error("two secrets are live already")]
     RotationInProgress,

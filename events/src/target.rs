@@ -62,7 +62,8 @@ pub fn decide(
         return match target {
             Some(_) => Err(Refusal::Exists("target")),
             None => {
-                let fields = checked(created(create), &create.rules, look)?;
+                let rules = (!create.rules.is_demo).then_some(&create.rules);
+                let fields = checked(created(create), rules, look)?;
                 Ok(vec![Event::TargetCreated(Box::new(fields))])
             }
         };
@@ -72,8 +73,10 @@ pub fn decide(
         TargetCommand::Create(_) => unreachable!("handled above"),
         TargetCommand::Delete => return Ok(vec![Event::TargetDeleted {}]),
         TargetCommand::Patch(patch) => {
-            let (fields, refusals) = patched(&target.fields, patch);
-            checked((fields, refusals), &patch.rules, look)?
+            let draft = patched(&target.fields, patch);
+            // Where it leads was judged when it was approved, perhaps by other rules.
+            let moves = !leads_alike(&draft.0, &target.fields);
+            checked(draft, moves.then_some(&patch.rules), look)?
         }
         TargetCommand::MoveDemo { port } => TargetFields {
             port: *port,
@@ -257,9 +260,11 @@ fn normal_base_path(path: &str) -> String {
 
 // === rules ===
 
+/// The fields, if they are right. `place` has the rules for where the target may lead;
+/// `None` where that needs no judging.
 fn checked(
     (fields, mut refusals): Draft,
-    rules: &TargetRules,
+    place: Option<&TargetRules>,
     look: &SecretLook,
 ) -> Result<TargetFields, Refusal> {
     if !is_target_name(&fields.name) {
@@ -279,18 +284,10 @@ fn checked(
             "empty, or '/' and path segments without '.', '..', '//', '%', '?', '#' and '\\'",
         ));
     }
-    check_private(&fields, rules, &mut refusals);
-    check_host(&fields, rules, &mut refusals);
-    for (field, port) in std::iter::once(("port", fields.port))
-        .chain(fields.extra_ports.iter().map(|port| ("extra_ports", *port)))
-    {
-        if !rules.is_demo && !is_allowed_port(port) {
-            refusals.push(FieldRefusal::invalid(
-                field,
-                "80, 443, or 1024 to 65535 without those of databases, caches, brokers and \
-                 container engines",
-            ));
-        }
+    if let Some(rules) = place {
+        check_private(&fields, rules, &mut refusals);
+        check_host(&fields, &mut refusals);
+        check_ports(&fields, &mut refusals);
     }
     check_range(
         "timeouts",
@@ -307,6 +304,32 @@ fn checked(
     refusal::none(refusals).map(|()| fields)
 }
 
+fn leads_alike(one: &TargetFields, other: &TargetFields) -> bool {
+    let place = |it: &TargetFields| {
+        (
+            it.scheme,
+            it.host.clone(),
+            it.port,
+            it.extra_ports.clone(),
+            it.allow_private,
+        )
+    };
+    place(one) == place(other)
+}
+
+fn check_ports(fields: &TargetFields, refusals: &mut Vec<FieldRefusal>) {
+    let extra_ports = fields.extra_ports.iter().map(|port| ("extra_ports", *port));
+    for (field, port) in std::iter::once(("port", fields.port)).chain(extra_ports) {
+        if !is_allowed_port(port) {
+            refusals.push(FieldRefusal::invalid(
+                field,
+                "80, 443, or 1024 to 65535 without those of databases, caches, brokers and \
+                 container engines",
+            ));
+        }
+    }
+}
+
 fn check_private(fields: &TargetFields, rules: &TargetRules, refusals: &mut Vec<FieldRefusal>) {
     if fields.allow_private && !rules.allow_private_upstreams {
         refusals.push(FieldRefusal::invalid(
@@ -315,7 +338,7 @@ fn check_private(fields: &TargetFields, rules: &TargetRules, refusals: &mut Vec<
              [security] allow_private_upstreams = true",
         ));
     }
-    if fields.scheme == Scheme::Http && !fields.allow_private && !rules.is_demo {
+    if fields.scheme == Scheme::Http && !fields.allow_private {
         refusals.push(FieldRefusal::invalid(
             "scheme",
             "https; plain http needs allow_private, which needs [security] \
@@ -324,7 +347,7 @@ fn check_private(fields: &TargetFields, rules: &TargetRules, refusals: &mut Vec<
     }
 }
 
-fn check_host(fields: &TargetFields, rules: &TargetRules, refusals: &mut Vec<FieldRefusal>) {
+fn check_host(fields: &TargetFields, refusals: &mut Vec<FieldRefusal>) {
     let host = fields.host.as_str();
     let mut refuse = |code, detail: &str| {
         refusals.push(FieldRefusal {
@@ -350,7 +373,7 @@ fn check_host(fields: &TargetFields, rules: &TargetRules, refusals: &mut Vec<Fie
                 FieldCode::Invalid,
                 "an IPv6 address stands in brackets, as in a URL",
             );
-        } else if !fields.allow_private && !rules.is_demo {
+        } else if !fields.allow_private {
             refuse(
                 FieldCode::HostNotAllowed,
                 "a host name; an address needs allow_private, which needs [security] \
@@ -364,7 +387,7 @@ fn check_host(fields: &TargetFields, rules: &TargetRules, refusals: &mut Vec<Fie
             FieldCode::Invalid,
             "a host name such as api.example.com, without scheme or port",
         );
-    } else if is_internal_name(host) && !fields.allow_private && !rules.is_demo {
+    } else if is_internal_name(host) && !fields.allow_private {
         refuse(
             FieldCode::HostNotAllowed,
             "a public host name; an internal one needs allow_private, which needs [security] \

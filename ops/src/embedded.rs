@@ -108,6 +108,10 @@ impl Region for Embedded {
         Ok(stream::unfold(receiver, next).boxed())
     }
 
+    fn is_heard(&self) -> bool {
+        true
+    }
+
     async fn entry(
         &self,
         epoch: u64,

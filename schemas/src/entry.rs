@@ -438,6 +438,17 @@ fn decode<'de, E: Deserialize<'de>>(bytes: &'de [u8]) -> Result<E, BadEntry> {
     serde_json::from_slice(bytes).map_err(|err| BadEntry::Malformed(err.to_string()))
 }
 
+/// Checks an entry with the code that reads it.
+///
+/// # Errors
+/// [`BadEntry`].
+pub fn check(change: &Change) -> Result<(), BadEntry> {
+    match change {
+        Change::Secret { secret, .. } => decode_secret(encode(secret)?.as_bytes()).map(drop),
+        Change::Policy { policy } => decode_policy(encode(policy)?.as_bytes()).map(drop),
+    }
+}
+
 /// Whether this build may admit by an entry that asks for `min_reader`.
 ///
 /// # Errors

@@ -8,7 +8,10 @@ CREATE TABLE head (
     position    BIGINT NOT NULL,
     chain_hash  BYTEA  NOT NULL,
     lineage     TEXT   NOT NULL,
-    generation  BIGINT NOT NULL
+    generation  BIGINT NOT NULL,
+    -- The form that the views are in. A program with another form builds them anew from the
+    -- log when it starts.
+    view_form   BIGINT NOT NULL
 );
 
 CREATE TABLE events (
@@ -57,15 +60,23 @@ CREATE TABLE targets (
     id            TEXT   PRIMARY KEY,
     workspace_id  TEXT   NOT NULL,
     name_key      TEXT   NOT NULL,
-    -- `scheme://host:port`
-    origin        TEXT   NOT NULL,
     deleted       BIGINT NOT NULL,
     state         TEXT   NOT NULL
 );
 
 CREATE INDEX targets_of_workspace ON targets (workspace_id, id);
 CREATE UNIQUE INDEX targets_by_name ON targets (workspace_id, name_key) WHERE deleted = 0;
-CREATE UNIQUE INDEX targets_by_origin ON targets (workspace_id, origin) WHERE deleted = 0;
+
+-- Every `scheme://host:port` that a target answers for, extra ports included: a URL leads
+-- to one target.
+CREATE TABLE target_origins (
+    workspace_id  TEXT   NOT NULL,
+    origin        TEXT   NOT NULL,
+    target_id     TEXT   NOT NULL,
+    PRIMARY KEY (workspace_id, origin)
+);
+
+CREATE INDEX target_origins_of_target ON target_origins (target_id);
 
 CREATE TABLE workspaces (
     id     TEXT PRIMARY KEY,
@@ -124,7 +135,9 @@ CREATE TABLE regions (
     leader         TEXT   NOT NULL,
     -- Rises with every change of the leader; the region refuses a lower one.
     fence          BIGINT NOT NULL,
-    lease_until_ms BIGINT NOT NULL,
+    -- Moved by the leader each second. Hosts disagree about the time of day, so others judge
+    -- by how long they have seen it stand still.
+    beat           BIGINT NOT NULL,
     epoch          BIGINT NOT NULL
 );
 

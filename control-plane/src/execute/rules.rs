@@ -78,11 +78,14 @@ async fn target(
     if exists(connection, by_name, workspace_id, name, id).await? {
         return Ok(Some("name"));
     }
-    let origin = view::origin(fields.scheme, &fields.host, fields.port);
-    let by_origin = "SELECT 1 FROM targets WHERE workspace_id = $1 AND origin = $2 \
-                     AND deleted = 0 AND id <> $3";
-    let taken = exists(connection, by_origin, workspace_id, origin, id).await?;
-    Ok(taken.then_some("combination of scheme, host and port"))
+    let taken_by_another = "SELECT 1 FROM target_origins WHERE workspace_id = $1 \
+                            AND origin = $2 AND target_id <> $3";
+    for origin in view::target::origins(fields) {
+        if exists(connection, taken_by_another, workspace_id, origin, id).await? {
+            return Ok(Some("combination of scheme, host and port"));
+        }
+    }
+    Ok(None)
 }
 
 async fn exists(

@@ -1,16 +1,17 @@
 //! Uses of secrets, as proxies report them: the first becomes an event, the rest is
 //! counted beside the log.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use events::Command;
 use events::command::KeyCommand;
+use futures_util::StreamExt;
+use futures_util::stream;
 use schemas::api::{Actor, ActorKind};
 use schemas::fleet::Use;
 use schemas::{KeyId, SecretId, Timestamp, WorkspaceId};
-use sqlx::Row as _;
 
-use super::Error;
+use super::listener::Error;
 use crate::execute::{self, Execute, Request, Step};
 use crate::store::log::{column, corrupt, to_i64};
 use crate::store::sql::Sql;
@@ -19,6 +20,9 @@ use crate::store::{self, Store, failed};
 /// Minutes that are kept: the last hour, and one that is still counting.
 const MINUTES_KEPT: i64 = 65;
 const MINUTE_MS: i64 = 60_000;
+
+/// First uses that wait for a commit at the same time.
+const FIRST_USES_AT_ONCE: usize = 64;
 
 /// Rows in one statement at most.
 const ROWS_MAX: usize = 500;
@@ -53,6 +57,7 @@ pub(super) async fn store(store: &Store, execute: &Execute, merged: &Merged) -> 
 }
 
 async fn count(store: &Store, uses: &[&Use]) -> Result<(), store::Error> {
+    let _turn = store.turn().await;
     let mut transaction = store.background().begin().await.map_err(failed("begin"))?;
 
     let mut sql = Sql::new(
@@ -68,6 +73,8 @@ async fn count(store: &Store, uses: &[&Use]) -> Result<(), store::Error> {
     }
     sql.push(
         " ON CONFLICT (secret_id) DO UPDATE SET \
+         first_at_ms = CASE WHEN excluded.first_at_ms < secret_uses.first_at_ms \
+         THEN excluded.first_at_ms ELSE secret_uses.first_at_ms END, \
          last_at_ms = CASE WHEN excluded.last_at_ms > secret_uses.last_at_ms \
          THEN excluded.last_at_ms ELSE secret_uses.last_at_ms END, \
          requests = secret_uses.requests + excluded.requests",
@@ -99,44 +106,68 @@ pub(super) async fn forget_old_minutes(store: &Store, now: Timestamp) -> Result<
         .map_err(failed("forget old counts"))
 }
 
-/// A key's first use is an event: from there on it has a history.
+/// A key's first use is an event: from there on it has a history. They are asked for at the
+/// same time, so that the log commits many at once.
 async fn record_first_uses(store: &Store, execute: &Execute, uses: &[&Use]) -> Result<(), Error> {
     let known = known_secrets(store, uses).await?;
-    let mut done = HashSet::<KeyId>::new();
+    let mut firsts = BTreeMap::<KeyId, &Use>::new();
     for used in uses {
-        if known.contains(&used.secret_id.to_string()) || !done.insert(used.key_id) {
-            continue;
-        }
-        let Some(workspace_id) = workspace_of(store, used.key_id).await? else {
-            tracing::warn!(key_id = %used.key_id, "a proxy reported a key that is not known");
-            continue;
-        };
-        let first_use = KeyCommand::RecordFirstUse {
-            secret_id: used.secret_id,
-            used_at: Timestamp::from_unix_ms(used.first_at_ms),
-        };
-        let request = Request {
-            steps: vec![Step {
-                command: Command::Key(used.key_id, first_use),
-                workspace_id: Some(workspace_id),
-            }],
-            actor: Actor {
-                kind: ActorKind::System,
-                id: "fleet".to_owned(),
-            },
-            request_id: None,
-            expected_versions: None,
-            idempotency: None,
-            rows: Vec::new(),
-        };
-        match execute.run(request).await {
-            // A purged key refuses: it was proven unused, so the report is of a secret
-            // that no proxy admitted.
-            Ok(_) | Err(execute::Error::Refused(_)) => {}
-            Err(error) => return Err(error.into()),
+        if !known.contains(&used.secret_id.to_string()) {
+            firsts.entry(used.key_id).or_insert(used);
         }
     }
+    if firsts.is_empty() {
+        return Ok(());
+    }
+    let workspaces = workspaces_of(store, firsts.keys()).await?;
+    // Each future owns what it needs: borrowed ones in a stream are not `Send`.
+    let recording: Vec<_> = firsts
+        .into_values()
+        .map(|used| {
+            let workspace_id = workspaces.get(&used.key_id).copied();
+            record_first_use(execute.clone(), *used, workspace_id)
+        })
+        .collect();
+    let mut recorded = stream::iter(recording).buffer_unordered(FIRST_USES_AT_ONCE);
+    while let Some(outcome) = recorded.next().await {
+        outcome?;
+    }
     Ok(())
+}
+
+async fn record_first_use(
+    execute: Execute,
+    used: Use,
+    workspace_id: Option<WorkspaceId>,
+) -> Result<(), Error> {
+    if workspace_id.is_none() {
+        tracing::warn!(key_id = %used.key_id, "a proxy reported a key that is not known");
+        return Ok(());
+    }
+    let first_use = KeyCommand::RecordFirstUse {
+        secret_id: used.secret_id,
+        used_at: Timestamp::from_unix_ms(used.first_at_ms),
+    };
+    let request = Request {
+        steps: vec![Step {
+            command: Command::Key(used.key_id, first_use),
+            workspace_id,
+        }],
+        actor: Actor {
+            kind: ActorKind::System,
+            id: "fleet".to_owned(),
+        },
+        request_id: None,
+        expected_versions: None,
+        idempotency: None,
+        rows: Vec::new(),
+    };
+    match execute.run(request).await {
+        // A purged key refuses: the report is of a request that was turned away at the last
+        // look, after its use was marked.
+        Ok(_) | Err(execute::Error::Refused(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn known_secrets(store: &Store, uses: &[&Use]) -> Result<HashSet<String>, store::Error> {
@@ -147,19 +178,26 @@ async fn known_secrets(store: &Store, uses: &[&Use]) -> Result<HashSet<String>, 
     rows.iter().map(|row| column(row, "secret_id")).collect()
 }
 
-async fn workspace_of(store: &Store, key_id: KeyId) -> Result<Option<WorkspaceId>, store::Error> {
-    let row = sqlx::query("SELECT workspace_id FROM keys WHERE id = $1")
-        .bind(key_id.to_string())
-        .fetch_optional(store.background())
-        .await
-        .map_err(failed("look for a key"))?;
-    row.map(|row| {
-        let id: String = row
-            .try_get("workspace_id")
-            .map_err(|_| corrupt("keys.workspace_id"))?;
-        id.parse().map_err(|_| corrupt("keys.workspace_id"))
-    })
-    .transpose()
+async fn workspaces_of(
+    store: &Store,
+    keys: impl Iterator<Item = &KeyId>,
+) -> Result<HashMap<KeyId, WorkspaceId>, store::Error> {
+    let mut sql = Sql::new("SELECT id, workspace_id FROM keys WHERE id IN (");
+    sql.bind_all(keys.map(KeyId::to_string))?.push(")");
+    let rows = sql.fetch_all(store.background(), "look for keys").await?;
+    rows.iter()
+        .map(|row| {
+            let key: String = column(row, "id")?;
+            let workspace: String = column(row, "workspace_id")?;
+            let key = key.parse().map_err(|_| corrupt("keys.id"))?;
+            Ok((
+                key,
+                workspace
+                    .parse()
+                    .map_err(|_| corrupt("keys.workspace_id"))?,
+            ))
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::call::{Call, Wait};
 use super::failure::Failure;
 use crate::execute::Outcome;
+use crate::propagation;
 
 /// An answer with a body.
 pub(crate) fn ok<T: Serialize>(body: &T) -> Result<Response, Failure> {
@@ -73,12 +74,7 @@ async fn travelled(call: &Call, position: Position, wait: Wait) -> Option<Propag
     if !wait.is_told {
         return None;
     }
-    Some(
-        call.app
-            .watcher()
-            .wait(position, wait.level, wait.timeout)
-            .await,
-    )
+    Some(propagation::wait(call.app.fleet(), position, wait.level, wait.timeout).await)
 }
 
 fn set_etag(response: &mut Response, version: u64) {

@@ -235,6 +235,14 @@ impl Call {
         )
     }
 
+    /// What an earlier request with the same idempotency key came to.
+    pub(crate) async fn answered_before(&self) -> Result<Option<execute::Outcome>, Failure> {
+        match self.idempotency()? {
+            Some(it) => Ok(execute::answered_before(self.app.store(), &it).await?),
+            None => Ok(None),
+        }
+    }
+
     /// Holds an idempotency key until the request is answered.
     pub(crate) fn run_once(
         &self,

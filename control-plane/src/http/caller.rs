@@ -19,6 +19,8 @@ pub(crate) struct Caller {
     pub(crate) account_id: AccountId,
     pub(crate) workspace_id: WorkspaceId,
     pub(crate) is_operator: bool,
+    /// Whether the token has scopes: what it makes must have some, too.
+    pub(crate) is_narrowed: bool,
     permissions: BTreeSet<Permission>,
 }
 
@@ -45,8 +47,8 @@ impl Caller {
             return Err(refused());
         }
         let token = token::find(app.store(), text).await?.ok_or_else(refused)?;
-        let instance = view::target::instance(app.store()).await?;
-        let workspace = view::target::workspace(app.store(), token.workspace_id)
+        let instance = view::workspace::instance(app.store()).await?;
+        let workspace = view::workspace::get(app.store(), token.workspace_id)
             .await?
             .ok_or_else(refused)?;
         let held: BTreeSet<Permission> = if workspace.owner == token.account_id {
@@ -65,6 +67,7 @@ impl Caller {
             account_id: token.account_id,
             workspace_id: token.workspace_id,
             is_operator: token.scopes.is_none() && instance.operators.contains(&token.account_id),
+            is_narrowed: token.scopes.is_some(),
             permissions,
         })
     }

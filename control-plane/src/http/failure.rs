@@ -117,6 +117,7 @@ impl From<Refusal> for Failure {
             Refusal::NameTaken(_) => Self::new(Code::NameTaken, detail),
             Refusal::KeyRevoked => Self::new(Code::KeyRevoked, detail),
             Refusal::KeyHasHistory => Self::new(Code::KeyHasHistory, detail),
+            Refusal::KeyActive => Self::new(Code::PurgeUnproven, detail),
             Refusal::RotationInProgress => Self::new(
                 Code::RotationInProgress,
                 "two secrets are live; wait until the older one has ended, or rotate with \
@@ -153,7 +154,7 @@ impl From<execute::Error> for Failure {
                 Code::IdempotencyConflict,
                 "this Idempotency-Key was used with another body; use a new one",
             ),
-            execute::Error::TooLarge(_) => {
+            execute::Error::TooLarge(_) | execute::Error::EntryTooLarge(_) => {
                 Self::new(Code::Validation, "the change is too large for the log")
             }
             execute::Error::Unavailable(_) => {

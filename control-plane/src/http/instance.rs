@@ -17,7 +17,7 @@ pub(super) async fn show(call: Call) -> Result<Response, Failure> {
     let mut call = call;
     call.caller.permit_operator()?;
     call.finish_params()?;
-    let instance = view::target::instance(call.app.store()).await?;
+    let instance = view::workspace::instance(call.app.store()).await?;
     answer::resource(&shown(&instance), instance.version)
 }
 

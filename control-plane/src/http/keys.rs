@@ -1,5 +1,7 @@
 //! `/api-keys`: a key's life.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -46,7 +48,8 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
     let name = fields.required_text("name");
     let category = fields.optional("category", TEXT).flatten();
     let environment = fields
-        .value("environment", "live or test")
+        .optional("environment", "live or test")
+        .flatten()
         .unwrap_or(Environment::Live);
     let expires_at = fields.optional("expires_at", TIME).flatten();
     let limits = created_limits(&mut fields);
@@ -80,7 +83,10 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         let command = KeyCommand::Create(Box::new(create.clone()));
         events::key::decide(None, &command, fresh::now(), &SecretLook::default()).err()
     })?;
-    if let Some(id) = replaces {
+    // The key that is replaced may be gone when the request is repeated.
+    if let Some(id) = replaces
+        && call.answered_before().await?.is_none()
+    {
         create.replaces = Some(find(&call, &id).await?.id);
     }
     let id = fresh::id(KeyId::from_parts);
@@ -237,7 +243,7 @@ pub(super) async fn rotate(Id(id): Id, call: Call) -> Result<Response, Failure> 
         .flatten();
     let reason = fields.optional("reason", TEXT).flatten();
     fields.finish()?;
-    let workspace = view::target::workspace(call.app.store(), call.caller.workspace_id)
+    let workspace = view::workspace::get(call.app.store(), call.caller.workspace_id)
         .await?
         .ok_or_else(|| Failure::not_found("workspace"))?;
     let (credential, secret) = fresh::secret(key.environment);
@@ -263,14 +269,9 @@ pub(super) async fn rotation(Id(id): Id, call: Call) -> Result<Response, Failure
 
 pub(super) async fn purge(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
-    let app = call.app.clone();
-    let idempotency = call.idempotency()?;
     // A repetition is answered before the look-up, which would find nothing any more.
-    let before = match &idempotency {
-        Some(it) => app.execute().answered_before(app.store(), it).await?,
-        None => None,
-    };
-    let key = match &before {
+    let before = call.answered_before().await?;
+    let key = match before {
         Some(_) => None,
         None => Some(find(&call, &id).await?),
     };
@@ -278,35 +279,29 @@ pub(super) async fn purge(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let wait = call.wait(false);
     call.finish_params()?;
     call.no_fields()?;
-    let _running = call.run_once(idempotency.as_ref())?;
-    let outcome = match (before, key) {
-        (Some(before), _) => before,
-        (None, Some(key)) => {
-            if call
-                .if_match()
-                .is_some_and(|versions| !versions.contains(&key.version))
-            {
-                return Err(Refusal::VersionMismatch {
-                    actual: key.version,
-                }
-                .into());
-            }
-            let request = |step| call.request(step);
-            let (store, execute, watcher) = (app.store(), app.execute(), app.watcher());
-            purge::purge(
-                store,
-                execute,
-                watcher,
-                &key,
-                wait.timeout,
-                request,
-                idempotency,
-            )
-            .await?
-        }
-        (None, None) => return Err(Failure::not_found("key")),
+    let outcome = match key {
+        Some(key) => purge_now(&call, &key, wait.timeout).await?,
+        None => before.ok_or_else(|| Failure::not_found("key"))?,
     };
     answer::change(&call, &outcome, wait, StatusCode::NO_CONTENT, None).await
+}
+
+async fn purge_now(call: &Call, key: &Key, timeout: Duration) -> Result<Outcome, Failure> {
+    if call
+        .if_match()
+        .is_some_and(|versions| !versions.contains(&key.version))
+    {
+        return Err(Refusal::VersionMismatch {
+            actual: key.version,
+        }
+        .into());
+    }
+    let idempotency = call.idempotency()?;
+    let _running = call.run_once(idempotency.as_ref())?;
+    let request = |step| call.request(step);
+    let app = &call.app;
+    let (store, execute, fleet) = (app.store(), app.execute(), app.fleet());
+    Ok(purge::purge(store, execute, fleet, key, timeout, request, idempotency).await?)
 }
 
 pub(super) async fn history(
@@ -323,20 +318,17 @@ pub(super) async fn history(
     if key.purged || call.permit(Permission::KeyRead).is_err() {
         call.permit(Permission::AuditRead)?;
     }
-    let limit = call.params.limit() as usize;
+    let limit = call.params.limit();
     let after: Position = call.params.cursor()?.unwrap_or(0);
     call.finish_params()?;
-    let events = log::of_stream(app.store(), Stream::Key(id), Position::MAX).await?;
-    let mut rows = events.iter().filter(|row| row.recorded.position > after);
-    let data: Vec<Value> = rows
-        .by_ref()
-        .take(limit)
-        .map(event_row)
-        .collect::<Result<_, _>>()?;
-    let next_cursor = match (rows.next(), data.last()) {
-        (Some(_), Some(last)) => Some(last["position"].to_string()),
-        _ => None,
-    };
+    let mut rows = log::page_of_stream(app.store(), Stream::Key(id), after, limit + 1).await?;
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let next_cursor = rows
+        .last()
+        .filter(|_| more)
+        .map(|row| row.recorded.position.to_string());
+    let data: Vec<Value> = rows.iter().map(event_row).collect::<Result<_, _>>()?;
     answer::ok(&Page { data, next_cursor })
 }
 

@@ -12,7 +12,7 @@ pub(super) async fn show(call: Call) -> Result<Response, Failure> {
     let mut call = call;
     call.finish_params()?;
     let caller = &call.caller;
-    let workspace = view::target::workspace(call.app.store(), caller.workspace_id).await?;
+    let workspace = view::workspace::get(call.app.store(), caller.workspace_id).await?;
     let is_owner = workspace.is_some_and(|it| it.owner == caller.account_id);
     let email = account::email(call.app.store(), caller.account_id).await?;
     let permissions: Vec<&str> = caller.permissions().map(|it| it.as_str()).collect();

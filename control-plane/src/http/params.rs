@@ -44,7 +44,12 @@ impl Params {
     /// A parameter as text.
     pub(crate) fn text(&mut self, name: &str) -> Option<String> {
         let at = self.pairs.iter().position(|(it, _)| it == name)?;
-        Some(self.pairs.remove(at).1)
+        let text = self.pairs.remove(at).1;
+        if text.chars().any(char::is_control) {
+            self.refuse(name, "no control characters");
+            return None;
+        }
+        Some(text)
     }
 
     /// A parameter of a type; `expected` says what would be right.

@@ -1,29 +1,17 @@
 //! What callers may be allowed to do.
 
-use serde::{Deserialize, Serialize};
-
 /// A permission in a workspace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Permission {
-    #[serde(rename = "key.read")]
     KeyRead,
-    #[serde(rename = "key.create")]
     KeyCreate,
-    #[serde(rename = "key.update")]
     KeyUpdate,
-    #[serde(rename = "key.revoke")]
     KeyRevoke,
-    #[serde(rename = "key.rotate")]
     KeyRotate,
-    #[serde(rename = "target.read")]
     TargetRead,
-    #[serde(rename = "target.update")]
     TargetUpdate,
-    #[serde(rename = "workspace.update")]
     WorkspaceUpdate,
-    #[serde(rename = "audit.read")]
     AuditRead,
-    #[serde(rename = "fleet.read")]
     FleetRead,
 }
 

@@ -6,6 +6,7 @@ use schemas::Position;
 use super::answer;
 use super::call::{Call, Id};
 use super::failure::Failure;
+use crate::propagation;
 use crate::store::log;
 
 pub(super) async fn show(Id(position): Id, call: Call) -> Result<Response, Failure> {
@@ -17,5 +18,5 @@ pub(super) async fn show(Id(position): Id, call: Call) -> Result<Response, Failu
     if position == 0 || position > head.position {
         return Err(not_found());
     }
-    answer::ok(&call.app.watcher().measure(position).await)
+    answer::ok(&propagation::measure(call.app.fleet(), position))
 }

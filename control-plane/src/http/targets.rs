@@ -47,11 +47,13 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         name: fields.required_text("name"),
         host: fields.required_text("host"),
         scheme: fields
-            .value("scheme", "https or http")
+            .optional("scheme", "https or http")
+            .flatten()
             .unwrap_or(Scheme::Https),
         port: fields.optional("port", PORT).flatten(),
         extra_ports: fields
-            .value("extra_ports", "a list of ports")
+            .optional("extra_ports", "a list of ports")
+            .flatten()
             .unwrap_or_default(),
         base_path: fields
             .optional("base_path", "a path")
@@ -60,7 +62,8 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         timeouts,
         bodies,
         allow_set_cookie: fields
-            .value("allow_set_cookie", "true or false")
+            .optional("allow_set_cookie", "true or false")
+            .flatten()
             .unwrap_or(false),
         allow_private: fields
             .optional("allow_private", "true, false or null")
@@ -198,7 +201,7 @@ fn read_unavailable(fields: &mut Fields, refused: Vec<FieldRefusal>) {
         );
     }
     for refusal in refused {
-        fields.refuse(&refusal.field, &refusal.detail);
+        fields.refuse_as(Code::Validation, &refusal.field, &refusal.detail);
     }
 }
 

@@ -49,15 +49,16 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         })?;
         call.permit(permission)?;
     }
-    // Without scopes the new token would carry all of the account's rights, which a
-    // narrowed token must not hand on.
+    // Without scopes a token carries all that its account has, now and later: more than a
+    // narrowed one may hand on.
     let scopes = scopes.or_else(|| {
-        let all: Vec<String> = call
-            .caller
-            .permissions()
-            .map(|it| it.as_str().to_owned())
-            .collect();
-        (all.len() < Permission::ALL.len()).then_some(all)
+        let held = || {
+            call.caller
+                .permissions()
+                .map(|it| it.as_str().to_owned())
+                .collect()
+        };
+        call.caller.is_narrowed.then(held)
     });
     let text = token::generate();
     let new = NewToken {

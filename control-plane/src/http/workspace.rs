@@ -27,13 +27,10 @@ const NOT_AVAILABLE: [&str; 7] = [
 pub(super) async fn show(call: Call) -> Result<Response, Failure> {
     let mut call = call;
     call.finish_params()?;
-    let workspace = view::target::workspace(call.app.store(), call.caller.workspace_id)
+    let workspace = view::workspace::get(call.app.store(), call.caller.workspace_id)
         .await?
         .ok_or_else(|| Failure::not_found("workspace"))?;
-    answer::resource(
-        &view::target::workspace_to_api(&workspace),
-        workspace.version,
-    )
+    answer::resource(&view::workspace::to_api(&workspace), workspace.version)
 }
 
 pub(super) async fn patch(call: Call) -> Result<Response, Failure> {
@@ -69,7 +66,7 @@ pub(super) async fn patch(call: Call) -> Result<Response, Failure> {
     let Aggregate::Workspace(workspace) = &outcome.aggregate else {
         return Err(Failure::not_found("workspace"));
     };
-    let body = serde_json::to_value(view::target::workspace_to_api(workspace))
+    let body = serde_json::to_value(view::workspace::to_api(workspace))
         .map_err(|_| log::corrupt("a workspace"))?;
     answer::change(&call, &outcome, wait, StatusCode::OK, Some(body)).await
 }

@@ -31,8 +31,9 @@ local absorbing = { revoked = true, ended = true, purged = true }
 for i = 11, #ARGV, 5 do
   local key, field, gen, rev = KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local stored = redis.call('HGET', key, field)
-  if stored then
-    local old = cjson.decode(stored)
+  -- What cannot be read is no entry: the new one mends it, and nothing else stands still.
+  local is_entry, old = pcall(cjson.decode, stored or '')
+  if stored and is_entry and type(old) == 'table' and old.generation and old.rev then
     if tonumber(gen) < old.generation
       or (tonumber(gen) == old.generation and tonumber(rev) <= old.rev) then
       return { 'refused', 'an entry of ' .. field .. ' is not newer than the stored one' }

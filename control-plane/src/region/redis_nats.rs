@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
@@ -16,12 +17,14 @@ use schemas::entry::{self, Change};
 use schemas::name::{FEED_POSITIONS, bucket_of, redis_key, subject};
 use schemas::stream::{Frame, Heartbeat, Meta};
 use tokio::sync::{Mutex, oneshot};
+use tokio::time::timeout;
 
 use super::{Batch, Error, Incoming, Region, Verdict};
 
 const REDIS_ANSWER: Duration = Duration::from_secs(5);
 const REDIS_CONNECT: Duration = Duration::from_secs(2);
 const NATS_PING: Duration = Duration::from_secs(2);
+const PUBLISH: Duration = Duration::from_millis(100);
 
 /// A region behind a Redis and, if it has one, a NATS.
 pub struct RedisNats {
@@ -101,37 +104,39 @@ impl RedisNats {
         }
     }
 
+    /// Publishes now or not at all: while NATS is away its client would keep messages, then
+    /// make us wait, and later ring with what is long past.
     async fn publish(&self, subject: String, payload: Vec<u8>) -> Result<(), Error> {
         let Some(nats) = &self.nats else {
             return Ok(());
         };
-        nats.publish(subject, payload.into())
-            .await
-            .map_err(Error::of("publish"))
+        if nats.connection_state() != State::Connected {
+            return Err(Error::of("publish")("NATS is away"));
+        }
+        match timeout(PUBLISH, nats.publish(subject, payload.into())).await {
+            Ok(published) => published.map_err(Error::of("publish")),
+            Err(_) => Err(Error::of("publish")("NATS does not take messages")),
+        }
     }
 }
 
 /// A Redis that throws entries away to make room would revive nothing, but it would
-/// refuse good keys without a word.
+/// refuse good keys without a word. `INFO` tells the policy where `CONFIG` is forbidden.
 async fn check_policy(connection: &mut MultiplexedConnection) -> Result<(), Error> {
-    let policy: Result<HashMap<String, String>, _> = redis::cmd("CONFIG")
-        .arg("GET")
-        .arg("maxmemory-policy")
+    let info: String = redis::cmd("INFO")
+        .arg("memory")
         .query_async(connection)
-        .await;
-    match policy
-        .as_ref()
-        .map(|it| it.get("maxmemory-policy").map(String::as_str))
-    {
-        Ok(Some("noeviction")) => Ok(()),
-        Ok(Some(other)) => Err(Error::of("check Redis")(format!(
-            "maxmemory-policy is {other}; noeviction is required, or entries vanish"
+        .await
+        .map_err(Error::of("check Redis"))?;
+    let policy = info
+        .lines()
+        .find_map(|line| line.strip_prefix("maxmemory_policy:"));
+    match policy.map(str::trim) {
+        Some("noeviction") => Ok(()),
+        other => Err(Error::of("check Redis")(format!(
+            "maxmemory-policy is {}; noeviction is required, or entries vanish",
+            other.unwrap_or("not told")
         ))),
-        Ok(None) => Err(Error::of("check Redis")("maxmemory-policy is not told")),
-        Err(_) => {
-            policy.map_err(Error::of("check Redis"))?;
-            Ok(())
-        }
     }
 }
 
@@ -270,6 +275,12 @@ impl Region for RedisNats {
             }
         });
         Ok(incoming.boxed())
+    }
+
+    fn is_heard(&self) -> bool {
+        self.nats
+            .as_ref()
+            .is_none_or(|nats| nats.connection_state() == State::Connected)
     }
 
     async fn entry(&self, epoch: u64, hash: &CredentialHash) -> Result<Option<String>, Error> {

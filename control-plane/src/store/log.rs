@@ -38,11 +38,13 @@ pub struct Row {
 /// Makes the head row of a new log; an existing one stays.
 pub(super) async fn create_head(store: &Store) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO head (position, chain_hash, lineage, generation) VALUES (0, $1, $2, 1) \
+        "INSERT INTO head (position, chain_hash, lineage, generation, view_form) \
+         VALUES (0, $1, $2, 1, $3) \
          ON CONFLICT (only_row) DO NOTHING",
     )
     .bind(codec::CHAIN_START.to_vec())
     .bind(fresh::id(LineageId::from_parts).to_string())
+    .bind(crate::view::FORM)
     .execute(store.pool())
     .await
     .map(drop)
@@ -55,7 +57,7 @@ pub(super) async fn create_head(store: &Store) -> Result<(), Error> {
 /// [`Error`].
 pub async fn head(store: &Store) -> Result<Head, Error> {
     let row = sqlx::query("SELECT position, chain_hash, lineage, generation FROM head")
-        .fetch_one(store.pool())
+        .fetch_one(store.background())
         .await
         .map_err(failed("read the head"))?;
     to_head(&row)
@@ -101,8 +103,8 @@ pub(crate) async fn insert(connection: &mut AnyConnection, row: &Row) -> Result<
     .bind(event.stream.to_string())
     .bind(to_i64(event.stream_version))
     .bind(event.id.to_string())
-    .bind(kind)
-    .bind(i64::from(codec::schema_version()))
+    .bind(kind.clone())
+    .bind(i64::from(codec::version_of(&kind)))
     .bind(event.workspace_id.map(|id| id.to_string()))
     .bind(event.at.unix_ms())
     .bind(row.canonical.clone())
@@ -128,6 +130,48 @@ pub async fn after(store: &Store, position: Position, limit: u32) -> Result<Vec<
     .fetch_all(store.background())
     .await
     .map_err(failed("read the log"))?;
+    rows.iter().map(to_row).collect()
+}
+
+/// The form that the views are in.
+pub(crate) async fn view_form(store: &Store) -> Result<i64, Error> {
+    let row = sqlx::query("SELECT view_form FROM head")
+        .fetch_one(store.pool())
+        .await
+        .map_err(failed("read the form of the views"))?;
+    column(&row, "view_form")
+}
+
+/// Says which form the views are in now.
+pub(crate) async fn set_view_form(connection: &mut AnyConnection, form: i64) -> Result<(), Error> {
+    sqlx::query("UPDATE head SET view_form = $1")
+        .bind(form)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(failed("write the form of the views"))
+}
+
+/// Events of a stream after a position, in order, at most `limit`: a page for readers.
+///
+/// # Errors
+/// [`Error`].
+pub async fn page_of_stream(
+    store: &Store,
+    stream: Stream,
+    after: Position,
+    limit: u32,
+) -> Result<Vec<Row>, Error> {
+    let rows = sqlx::query(
+        "SELECT position, canonical, leaf_hash, chain_hash FROM events \
+         WHERE stream = $1 AND position > $2 ORDER BY stream_version LIMIT $3",
+    )
+    .bind(stream.to_string())
+    .bind(to_i64(after))
+    .bind(i64::from(limit))
+    .fetch_all(store.pool())
+    .await
+    .map_err(failed("read a page of a stream"))?;
     rows.iter().map(to_row).collect()
 }
 

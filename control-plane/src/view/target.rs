@@ -1,12 +1,14 @@
-//! Targets, workspaces and the installation as REST shows them.
+//! Targets as REST shows them, and the places they answer for.
+
+use std::collections::BTreeSet;
 
 use events::Aggregate;
-use events::instance::Instance;
+use events::event::TargetFields;
 use events::target::Target;
-use events::workspace::Workspace;
 use schemas::{Limits, TargetId, WorkspaceId, api};
-use sqlx::Row as _;
+use sqlx::AnyConnection;
 
+use super::state_of;
 use crate::store::log::corrupt;
 use crate::store::{Error, Store, failed};
 
@@ -53,39 +55,6 @@ pub async fn list(
     rows.iter().map(to_target).collect()
 }
 
-/// A workspace.
-///
-/// # Errors
-/// [`Error`].
-pub async fn workspace(store: &Store, id: WorkspaceId) -> Result<Option<Workspace>, Error> {
-    let row = sqlx::query("SELECT state FROM workspaces WHERE id = $1")
-        .bind(id.to_string())
-        .fetch_optional(store.pool())
-        .await
-        .map_err(failed("read a workspace"))?;
-    match row.as_ref().map(state_of).transpose()? {
-        None => Ok(None),
-        Some(Aggregate::Workspace(workspace)) => Ok(Some(*workspace)),
-        Some(_) => Err(corrupt("workspaces.state")),
-    }
-}
-
-/// The installation; empty before anything was set.
-///
-/// # Errors
-/// [`Error`].
-pub async fn instance(store: &Store) -> Result<Instance, Error> {
-    let row = sqlx::query("SELECT state FROM instances")
-        .fetch_optional(store.pool())
-        .await
-        .map_err(failed("read the instance"))?;
-    match row.as_ref().map(state_of).transpose()? {
-        None => Ok(Instance::default()),
-        Some(Aggregate::Instance(instance)) => Ok(*instance),
-        Some(_) => Err(corrupt("instances.state")),
-    }
-}
-
 /// A target as every answer shows it.
 pub fn to_api(target: &Target) -> api::Target {
     let fields = &target.fields;
@@ -113,21 +82,39 @@ pub fn to_api(target: &Target) -> api::Target {
     }
 }
 
-/// A workspace as every answer shows it.
-pub fn workspace_to_api(workspace: &Workspace) -> api::Workspace {
-    let settings = &workspace.settings;
-    api::Workspace {
-        id: workspace.id,
-        name: settings.name.clone(),
-        status: "active".to_owned(),
-        plan_limits: settings.plan_limits,
-        error_profile: settings.error_profile,
-        rotation_overlap_max_seconds: settings.rotation_overlap_max_seconds,
-        allow_query_key: settings.allow_query_key,
-        created_at: workspace.created_at,
-        version: workspace.version,
-        propagation: None,
+/// Writes which places a target answers for; the rules have checked that they are free.
+pub(super) async fn save_origins(
+    connection: &mut AnyConnection,
+    target: &Target,
+) -> Result<(), Error> {
+    sqlx::query("DELETE FROM target_origins WHERE target_id = $1")
+        .bind(target.id.to_string())
+        .execute(&mut *connection)
+        .await
+        .map_err(failed("free the places of a target"))?;
+    if target.deleted {
+        return Ok(());
     }
+    for origin in origins(&target.fields) {
+        sqlx::query(
+            "INSERT INTO target_origins (workspace_id, origin, target_id) VALUES ($1, $2, $3)",
+        )
+        .bind(target.workspace_id.to_string())
+        .bind(origin)
+        .bind(target.id.to_string())
+        .execute(&mut *connection)
+        .await
+        .map_err(failed("take a place for a target"))?;
+    }
+    Ok(())
+}
+
+/// Every `scheme://host:port` that a target answers for.
+pub(crate) fn origins(fields: &TargetFields) -> BTreeSet<String> {
+    std::iter::once(&fields.port)
+        .chain(&fields.extra_ports)
+        .map(|port| format!("{}://{}:{port}", fields.scheme.as_str(), fields.host))
+        .collect()
 }
 
 fn to_target(row: &sqlx::any::AnyRow) -> Result<Target, Error> {
@@ -135,8 +122,4 @@ fn to_target(row: &sqlx::any::AnyRow) -> Result<Target, Error> {
         Aggregate::Target(target) => Ok(*target),
         _ => Err(corrupt("targets.state")),
     }
-}
-
-fn state_of(row: &sqlx::any::AnyRow) -> Result<Aggregate, Error> {
-    super::decode(row.try_get("state").map_err(|_| corrupt("state"))?)
 }

@@ -157,8 +157,10 @@ fn a_key_that_was_used_has_a_history() {
         secret_id: secret(1).id,
         used_at: now(),
     };
+    let off = || KeyCommand::Deactivate;
+    check(&[created()], KeyCommand::Purge, Err(Refusal::KeyActive));
     check(
-        &[created()],
+        &[created(), off()],
         KeyCommand::Purge,
         Ok(vec![Event::KeyPurged {}]),
     );
@@ -169,12 +171,12 @@ fn a_key_that_was_used_has_a_history() {
     );
     check(&[created(), used.clone()], used.clone(), Ok(vec![]));
     check(
-        &[created(), KeyCommand::Purge],
+        &[created(), off(), KeyCommand::Purge],
         used,
         Err(Refusal::NotFound("key")),
     );
     check(
-        &[created(), KeyCommand::Purge],
+        &[created(), off(), KeyCommand::Purge],
         KeyCommand::Revoke,
         Err(Refusal::NotFound("key")),
     );

@@ -114,6 +114,10 @@ fn an_event_changes_the_entries_that_differ_and_no_others() {
             KeyCommand::Reactivate,
             rotate(2, 60),
             rotate(3, 0),
+            KeyCommand::Patch(Box::new(PatchKey {
+                name: Some("c".to_owned()),
+                ..PatchKey::default()
+            })),
             KeyCommand::Revoke,
         ]),
         [
@@ -124,17 +128,22 @@ fn an_event_changes_the_entries_that_differ_and_no_others() {
             vec![(1, Active, 5)],
             vec![(1, Active, 6), (2, Active, 6)],
             vec![(1, Ended, 7), (2, Ended, 7), (3, Active, 7)],
-            vec![(3, Revoked, 8)],
+            vec![(3, Active, 8)],
+            vec![(3, Revoked, 9)],
         ]
     );
 }
 
 #[test]
 fn a_purged_key_leaves_a_tombstone() {
-    use SecretStatus::{Active, Purged, Revoked};
+    use SecretStatus::{Active, Inactive, Purged, Revoked};
     assert_eq!(
-        projected(&[create(), KeyCommand::Purge]),
-        [vec![(1, Active, 1)], vec![(1, Purged, 2)]]
+        projected(&[create(), KeyCommand::Deactivate, KeyCommand::Purge]),
+        [
+            vec![(1, Active, 1)],
+            vec![(1, Inactive, 2)],
+            vec![(1, Purged, 3)]
+        ]
     );
     assert_eq!(
         projected(&[create(), KeyCommand::Revoke, KeyCommand::Purge]),

@@ -204,7 +204,7 @@ fn the_port_follows_the_scheme_until_somebody_chose_one() {
             rules,
             ..create("api.example.com")
         };
-        checked(created(&create), &rules, &SecretLook::default()).unwrap()
+        checked(created(&create), Some(&rules), &SecretLook::default()).unwrap()
     };
     let to_http = PatchTarget {
         scheme: Some(Scheme::Http),
