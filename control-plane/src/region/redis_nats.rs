@@ -16,14 +16,17 @@ use schemas::CredentialHash;
 use schemas::entry::{self, Change};
 use schemas::name::{FEED_POSITIONS, bucket_of, redis_key, subject};
 use schemas::stream::{Frame, Heartbeat, Meta};
-use tokio::sync::{Mutex, oneshot};
-use tokio::time::timeout;
+use tokio::sync::{Mutex, oneshot, watch};
+use tokio::time::{Instant, timeout};
 
 use super::{Batch, Error, Incoming, Region, Verdict};
 
 const REDIS_ANSWER: Duration = Duration::from_secs(5);
 const REDIS_CONNECT: Duration = Duration::from_secs(2);
 const NATS_PING: Duration = Duration::from_secs(2);
+/// Longer than two heartbeats are apart, and shorter than a silent proxy counts as live: a
+/// proxy that is not heard because nobody is must not be taken for one that is gone.
+const HEARD: Duration = Duration::from_millis(1_500);
 const PUBLISH: Duration = Duration::from_millis(100);
 
 /// A region behind a Redis and, if it has one, a NATS.
@@ -34,6 +37,8 @@ pub struct RedisNats {
     /// replica after a fail-over, say) is not ours to find out.
     connection: Mutex<Option<MultiplexedConnection>>,
     nats: Option<async_nats::Client>,
+    /// When a heartbeat last came back from NATS.
+    heard: watch::Sender<Option<Instant>>,
     apply: Script,
 }
 
@@ -63,6 +68,7 @@ impl RedisNats {
             redis,
             connection: Mutex::new(None),
             nats,
+            heard: watch::Sender::new(None),
             apply: Script::new(include_str!("apply.lua")),
         })
     }
@@ -248,10 +254,22 @@ impl Region for RedisNats {
         let Some(nats) = self.nats.clone() else {
             return Ok(stream::pending().boxed());
         };
+        let failed = || Error::of("subscribe to renewals");
         let messages = nats
             .subscribe(subject::renewals(&self.name))
             .await
-            .map_err(Error::of("subscribe to renewals"))?;
+            .map_err(failed())?;
+        // The heartbeats of whoever leads the region come the same way, twice a second:
+        // while they do, renewals would come too.
+        let heartbeats = nats
+            .subscribe(subject::heartbeats(&self.name))
+            .await
+            .map_err(failed())?;
+        let heard = self.heard.clone();
+        let heartbeats = heartbeats.filter_map(move |_| {
+            heard.send_replace(Some(Instant::now()));
+            std::future::ready(None)
+        });
         let incoming = messages.filter_map(move |message| {
             let nats = nats.clone();
             async move {
@@ -274,13 +292,12 @@ impl Region for RedisNats {
                 Some(Incoming { renewal, reply })
             }
         });
-        Ok(incoming.boxed())
+        Ok(stream::select(incoming, heartbeats).boxed())
     }
 
     fn is_heard(&self) -> bool {
-        self.nats
-            .as_ref()
-            .is_none_or(|nats| nats.connection_state() == State::Connected)
+        // A NATS that is frozen keeps its connections; only what comes proves anything.
+        self.nats.is_none() || self.heard.borrow().is_some_and(|at| at.elapsed() < HEARD)
     }
 
     async fn entry(&self, epoch: u64, hash: &CredentialHash) -> Result<Option<String>, Error> {

@@ -11,6 +11,7 @@ mod config;
 mod demo;
 mod keys;
 mod log;
+mod proof;
 mod proxy;
 mod region;
 mod secret;
