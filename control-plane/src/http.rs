@@ -17,25 +17,22 @@ mod me;
 mod params;
 mod permission;
 mod positions;
+mod serve;
 mod targets;
 mod tokens;
 mod workspace;
 
 use std::collections::HashSet;
-use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use http_body_util::BodyExt as _;
 use schemas::problem::Code;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::execute::Execute;
 use crate::fleet::Fleet;
@@ -44,6 +41,8 @@ use crate::plane::Config;
 use crate::store::{Store, log};
 
 use failure::Failure;
+
+pub(crate) use serve::serve;
 
 /// What every handler works with; clones share it.
 #[derive(Clone)]
@@ -56,7 +55,6 @@ struct Shared {
     allow_private_upstreams: bool,
     /// Idempotency keys whose first request has not been answered yet.
     running: Mutex<HashSet<(String, String)>>,
-    open: watch::Sender<usize>,
 }
 
 /// The id of a request, made here and never taken from the caller.
@@ -73,7 +71,6 @@ impl App {
             fleet,
             allow_private_upstreams: config.allow_private_upstreams,
             running: Mutex::new(HashSet::new()),
-            open: watch::Sender::new(0),
         }))
     }
 
@@ -90,11 +87,6 @@ impl App {
     /// What the proxies report.
     pub fn fleet(&self) -> &Fleet {
         &self.0.fleet
-    }
-
-    /// Requests that have not been answered yet.
-    pub fn open_requests(&self) -> OpenRequests {
-        OpenRequests(self.0.open.subscribe())
     }
 
     /// What the installation lets targets be.
@@ -121,16 +113,6 @@ impl App {
     }
 }
 
-/// Waits for the requests that are being answered.
-pub struct OpenRequests(watch::Receiver<usize>);
-
-impl OpenRequests {
-    /// Returns when none is open.
-    pub async fn wait_until_none(mut self) {
-        drop(self.0.wait_for(|open| *open == 0).await);
-    }
-}
-
 /// An idempotency key in use.
 pub(crate) struct Running {
     app: App,
@@ -148,32 +130,8 @@ impl Drop for Running {
     }
 }
 
-struct Open(watch::Sender<usize>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.send_modify(|open| *open -= 1);
-    }
-}
-
-/// Serves until `stop`; connections that are open then may finish their request.
-pub(crate) fn serve(
-    listener: TcpListener,
-    app: App,
-    stop: CancellationToken,
-) -> impl Future<Output = ()> {
-    let router = router(app);
-    async move {
-        let served = axum::serve(listener, router)
-            .with_graceful_shutdown(async move { stop.cancelled().await })
-            .await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the control API stopped");
-        }
-    }
-}
-
-fn router(app: App) -> Router {
+/// The routes.
+pub(crate) fn router(app: App) -> Router {
     let v1 = Router::new()
         .route("/me", get(me::show))
         .route("/workspace", get(workspace::show).patch(workspace::patch))
@@ -207,15 +165,13 @@ fn router(app: App) -> Router {
         .route("/readyz", get(readyz))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .layer(middleware::from_fn_with_state(app.clone(), finish))
+        .layer(middleware::from_fn(finish))
         .with_state(app)
 }
 
 /// Around every request: gives it an id, turns failures into problems, logs one line.
-async fn finish(State(app): State<App>, mut request: Request, next: Next) -> Response {
+async fn finish(mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    app.0.open.send_modify(|open| *open += 1);
-    let _open = Open(app.0.open.clone());
     let request_id = format!("req_{}", fresh::id(schemas::EventId::from_parts));
     request
         .extensions_mut()
@@ -246,14 +202,7 @@ async fn not_found() -> Failure {
     Failure::new(Code::NotFound, "there is no such path")
 }
 
-async fn method_not_allowed(request: Request) -> Failure {
-    // The body is read so that the connection stays usable for the next request.
-    let method = request.method().clone();
-    drop(
-        http_body_util::Limited::new(request.into_body(), 1 << 16)
-            .collect()
-            .await,
-    );
+async fn method_not_allowed(method: Method) -> Failure {
     Failure::new(
         Code::MethodNotAllowed,
         format!("{method} is not allowed here"),

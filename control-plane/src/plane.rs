@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemas::{BootId, Position};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +60,7 @@ pub struct Plane {
     app: App,
     boot_id: BootId,
     tasks: JoinSet<()>,
+    serving: JoinHandle<()>,
     stop: CancellationToken,
 }
 
@@ -116,13 +117,18 @@ impl Plane {
         if store.backend() == Backend::Postgres {
             tasks.spawn(hear_others(store, head));
         }
-        tasks.spawn(http::serve(listener, app.clone(), stop.clone()));
+        let serving = tokio::spawn(http::serve(
+            listener,
+            http::router(app.clone()),
+            stop.clone(),
+        ));
         tracing::info!(listener = "control", %address, "listening");
         Ok(Self {
             address,
             app,
             boot_id,
             tasks,
+            serving,
             stop,
         })
     }
@@ -140,8 +146,12 @@ impl Plane {
     /// Stops accepting, lets running requests end for at most `grace`, and stops.
     pub async fn shutdown(mut self, grace: Duration) {
         self.stop.cancel();
-        let open = self.app.open_requests();
-        drop(tokio::time::timeout(grace, open.wait_until_none()).await);
+        if tokio::time::timeout(grace, &mut self.serving)
+            .await
+            .is_err()
+        {
+            self.serving.abort();
+        }
         self.tasks.shutdown().await;
         // Best effort: a lease that is not given back ends by itself.
         let release = projector::release(self.app.store(), self.boot_id);

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use schemas::api::Level;
 use schemas::problem::Code;
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 
 use super::caller::Caller;
 use super::failure::Failure;
@@ -20,6 +21,8 @@ use super::{App, RequestId, Running};
 use crate::execute::{self, Idempotency, Step};
 
 const BODY_BYTES_MAX: usize = 1 << 20;
+/// How long a client may take over a body.
+const BODY_WAIT: Duration = Duration::from_secs(30);
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 const TIMEOUT_MS_DEFAULT: u64 = 10_000;
 const TIMEOUT_MS_MAX: u64 = 30_000;
@@ -66,18 +69,25 @@ impl FromRequest<App> for Call {
     async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
         let (parts, body) = request.into_parts();
         let caller = Caller::authenticate(app, &parts.headers).await?;
-        let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => {
+        let body = timeout(BODY_WAIT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+        let body = match body {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
                 return Err(Failure::new(
                     Code::BodyTooLarge,
                     format!("a body has at most {BODY_BYTES_MAX} bytes"),
                 ));
             }
-            Err(_) => {
+            Ok(Err(_)) => {
                 return Err(Failure::new(
                     Code::BadRequest,
                     "the body did not arrive whole",
+                ));
+            }
+            Err(_) => {
+                return Err(Failure::new(
+                    Code::BadRequest,
+                    "the body did not come in time",
                 ));
             }
         };

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use axum::http::HeaderMap;
 use schemas::api::{Actor, ActorKind};
 use schemas::problem::Code;
-use schemas::{AccountId, WorkspaceId};
+use schemas::{AccountId, Timestamp, WorkspaceId};
 
 use super::App;
 use super::failure::Failure;
@@ -21,6 +21,8 @@ pub(crate) struct Caller {
     pub(crate) is_operator: bool,
     /// Whether the token has scopes: what it makes must have some, too.
     pub(crate) is_narrowed: bool,
+    /// When the token ends; what it makes ends no later.
+    pub(crate) expires_at: Option<Timestamp>,
     permissions: BTreeSet<Permission>,
 }
 
@@ -68,6 +70,7 @@ impl Caller {
             workspace_id: token.workspace_id,
             is_operator: token.scopes.is_none() && instance.operators.contains(&token.account_id),
             is_narrowed: token.scopes.is_some(),
+            expires_at: token.expires_at,
             permissions,
         })
     }

@@ -60,6 +60,10 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         };
         call.caller.is_narrowed.then(held)
     });
+    let expires_at = match (expires_at, call.caller.expires_at) {
+        (Some(asked), Some(own)) => Some(asked.min(own)),
+        (asked, own) => asked.or(own),
+    };
     let text = token::generate();
     let new = NewToken {
         id: fresh::id(ControlTokenId::from_parts),
