@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{AnyConnection, AnyPool, Connection, Executor};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Connection, Executor, SqlSafeStr as _};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 const ACQUIRE_WAIT: Duration = Duration::from_secs(5);
@@ -203,14 +204,27 @@ impl Store {
     /// # Errors
     /// [`Error`].
     pub async fn migrate(&self) -> Result<(), Error> {
-        let migrator = match self.backend {
-            Backend::Postgres => sqlx::migrate!("migrations/postgres"),
-            Backend::Sqlite => sqlx::migrate!("migrations/sqlite"),
-        };
+        let migrator = Migrator::with_migrations(migrations(self.backend));
         migrator.run(&self.pool).await.map_err(Error::Migrate)?;
         log::create_head(self).await?;
         crate::replay::renew_views(self).await
     }
+}
+
+/// The schema, version by version; one text for both databases, which differ in the name
+/// of the type for bytes.
+fn migrations(backend: Backend) -> Vec<Migration> {
+    const MIGRATIONS: &[(i64, &str, &str)] =
+        &[(1, "log", include_str!("../migrations/0001_log.sql"))];
+    let of_backend = |&(version, name, text): &(i64, &'static str, &str)| {
+        let text = match backend {
+            Backend::Postgres => text.to_owned(),
+            Backend::Sqlite => text.replace("BYTEA", "BLOB"),
+        };
+        let sql = AssertSqlSafe(text).into_sql_str();
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    };
+    MIGRATIONS.iter().map(of_backend).collect()
 }
 
 fn connect_options(url: &str) -> Result<AnyConnectOptions, Error> {

@@ -1,3 +1,5 @@
+-- BYTEA stands for the type of bytes: SQLite is given BLOB.
+
 -- The log: the only truth. Everything else in this database, and in every region, can be
 -- rebuilt from it, except what section "Not in the log" below holds.
 
@@ -6,7 +8,7 @@
 CREATE TABLE head (
     only_row    BIGINT PRIMARY KEY DEFAULT 1 CHECK (only_row = 1),
     position    BIGINT NOT NULL,
-    chain_hash  BLOB   NOT NULL,
+    chain_hash  BYTEA  NOT NULL,
     lineage     TEXT   NOT NULL,
     generation  BIGINT NOT NULL,
     -- The form that the views are in. A program with another form builds them anew from the
@@ -27,9 +29,9 @@ CREATE TABLE events (
     at_ms           BIGINT NOT NULL,
     -- RFC 8785 bytes of the whole event. The columns beside it repeat parts of it for
     -- queries; `audit verify` checks that they agree.
-    canonical       BLOB   NOT NULL,
-    leaf_hash       BLOB   NOT NULL,
-    chain_hash      BLOB   NOT NULL,
+    canonical       BYTEA  NOT NULL,
+    leaf_hash       BYTEA  NOT NULL,
+    chain_hash      BYTEA  NOT NULL,
     UNIQUE (stream, stream_version)
 );
 
