@@ -5,6 +5,7 @@ pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod follow;
+mod gather;
 pub mod limit;
 pub mod metrics;
 pub mod pipeline;

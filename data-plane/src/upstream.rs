@@ -6,15 +6,29 @@
 //! back to the pool only after a whole exchange. Whether private addresses were allowed
 //! is part of a pool's key: a connection that one target may use is never lent to another
 //! that may not.
+//!
+//! **No task of its own.** hyper gives a connection as two halves: one that takes requests
+//! and one, the machine, that reads and writes. The machine runs inside the request that
+//! has borrowed the connection, because waking another task and being woken by it again
+//! costs more than all stages together. While it is in the pool nobody runs it; a
+//! [`Bell`] notes that something happened, and who takes it next looks first.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 
 use hashbrown::DefaultHashBuilder;
 use http::{Request, Response};
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -27,6 +41,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::address::{Allowance, may_connect};
 use crate::config::Bounds;
+use crate::gather::Gather;
 use crate::metrics::{Counters, add};
 use crate::pipeline::body::RequestBody;
 
@@ -52,9 +67,31 @@ pub struct Origin {
 #[derive(Debug)]
 pub struct Lease {
     sender: SendRequest<RequestBody>,
+    link: Rc<Link>,
     origin: Origin,
     /// Whether it served a request before.
     pub is_reused: bool,
+}
+
+/// What reads and writes on one connection.
+pub struct Link {
+    /// `None` when the connection has ended.
+    machine: RefCell<Option<Machine>>,
+    bell: Arc<Bell>,
+    /// Rings the bell.
+    waker: Waker,
+}
+
+type Machine = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
+
+/// What wakes a connection: it passes the call on to whichever task has it now.
+#[derive(Debug, Default)]
+struct Bell {
+    task: AtomicWaker,
+    /// It rang since the machine ran.
+    rang: AtomicBool,
+    /// Whoever rings now is the one that will run the machine anyway.
+    is_muted: AtomicBool,
 }
 
 /// The connections of one worker.
@@ -68,6 +105,7 @@ pub struct Upstreams {
 
 struct Idle {
     sender: SendRequest<RequestBody>,
+    link: Rc<Link>,
     since: Instant,
 }
 
@@ -126,11 +164,12 @@ impl Upstreams {
     pub fn reuse(&self, origin: &Origin) -> Option<Lease> {
         let mut pools = self.idle.borrow_mut();
         let pool = pools.get_mut(origin)?;
-        // A connection whose last exchange is just being wound up is not ready yet and
-        // not closed: it is left where it is.
         let mut at = pool.len();
         while at > 0 {
             at -= 1;
+            pool[at].look();
+            // One whose last exchange is not wound up is neither closed nor ready yet: it
+            // is left where it is.
             if pool[at].sender.is_closed() {
                 pool.remove(at);
             } else if pool[at].sender.is_ready()
@@ -139,6 +178,7 @@ impl Upstreams {
                 add(&self.counters.upstream_reuses, 1);
                 return Some(Lease {
                     sender: idle.sender,
+                    link: idle.link,
                     origin: origin.clone(),
                     is_reused: true,
                 });
@@ -163,14 +203,17 @@ impl Upstreams {
     }
 
     /// Takes a connection back after a whole exchange.
-    pub fn give_back(&self, lease: Lease) {
-        if lease.sender.is_closed() {
-            return;
-        }
+    pub fn give_back(&self, lease: Lease, now: Instant) {
+        lease.link.bell.task.take();
         let idle = Idle {
             sender: lease.sender,
-            since: Instant::now(),
+            link: lease.link,
+            since: now,
         };
+        idle.look();
+        if idle.sender.is_closed() {
+            return;
+        }
         let mut pools = self.idle.borrow_mut();
         let pool = pools.entry(lease.origin).or_default();
         if pool.len() >= self.idle_max {
@@ -184,6 +227,7 @@ impl Upstreams {
         let now = Instant::now();
         self.idle.borrow_mut().retain(|_, pool| {
             pool.retain(|idle| {
+                idle.look();
                 !idle.sender.is_closed() && now.duration_since(idle.since) < self.idle_for
             });
             !pool.is_empty()
@@ -223,7 +267,7 @@ impl Upstreams {
         add(&self.counters.upstream_connects, 1);
         // Small writes go out at once; a request is written in one piece anyway.
         let _ = stream.set_nodelay(true);
-        let sender = match origin.scheme {
+        let (sender, link) = match origin.scheme {
             Scheme::Http => speak(stream).await,
             Scheme::Https => {
                 let name = origin.host.trim_start_matches('[').trim_end_matches(']');
@@ -239,6 +283,7 @@ impl Upstreams {
         }?;
         Ok(Lease {
             sender,
+            link: Rc::new(link),
             origin: origin.clone(),
             is_reused: false,
         })
@@ -248,31 +293,126 @@ impl Upstreams {
 // === impl Lease ===
 
 impl Lease {
-    /// Sends a request. When nothing of it was sent, the error holds it.
+    /// The side that reads and writes.
+    pub fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
+    /// Reads and writes as far as that goes without waiting; `cx` is woken when there is
+    /// more.
+    pub fn drive(&self, cx: &Context<'_>) {
+        self.link.drive(cx);
+    }
+
+    /// The next piece of an answer that the last [`Self::drive`] brought. It wakes nobody:
+    /// who gets [`Poll::Pending`] drives and asks again.
+    pub fn poll_frame(
+        &self,
+        incoming: &mut Incoming,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.link.quietly(|| Pin::new(incoming).poll_frame(&mut cx))
+    }
+
+    /// Takes a request, which goes out while the connection is driven. When nothing of it
+    /// was sent, the error holds it.
     pub fn send(
         &mut self,
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
     {
-        self.sender.try_send_request(request)
+        let Self { sender, link, .. } = self;
+        link.quietly(|| sender.try_send_request(request))
+    }
+}
+
+// === impl Idle ===
+
+impl Idle {
+    /// Lets the connection notice what happened meanwhile, above all its end.
+    fn look(&self) {
+        if self.link.bell.rang.load(Ordering::Relaxed) || !self.sender.is_ready() {
+            self.link.turn();
+        }
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    fn new(machine: Machine) -> Self {
+        let bell = Arc::new(Bell::default());
+        Self {
+            machine: RefCell::new(Some(machine)),
+            waker: Waker::from(Arc::clone(&bell)),
+            bell,
+        }
+    }
+
+    /// Reads and writes as far as that goes without waiting; `cx` is woken when there is
+    /// more.
+    pub fn drive(&self, cx: &Context<'_>) {
+        self.bell.task.register(cx.waker());
+        self.turn();
+    }
+
+    fn turn(&self) {
+        self.bell.rang.store(false, Ordering::Relaxed);
+        let mut machine = self.machine.borrow_mut();
+        let Some(running) = machine.as_mut() else {
+            return;
+        };
+        let mut cx = Context::from_waker(&self.waker);
+        if let Poll::Ready(outcome) = running.as_mut().poll(&mut cx) {
+            *machine = None;
+            if let Err(err) = outcome {
+                tracing::debug!(error = %err, "a connection to an upstream ended");
+            }
+        }
+    }
+
+    /// Does something that would ring the bell, for who runs the machine next anyway.
+    fn quietly<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.bell.is_muted.store(true, Ordering::Relaxed);
+        let done = act();
+        self.bell.is_muted.store(false, Ordering::Relaxed);
+        done
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link")
+            .field("bell", &self.bell)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Bell ===
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.is_muted.load(Ordering::Relaxed) {
+            self.rang.store(true, Ordering::Relaxed);
+            self.task.wake();
+        }
     }
 }
 
 async fn speak(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-) -> Result<SendRequest<RequestBody>, ConnectError> {
+) -> Result<(SendRequest<RequestBody>, Link), ConnectError> {
     let (sender, connection) = Builder::new()
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(BUFFER_BYTES_MAX)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Gather(stream)))
         .await
         .map_err(|err| ConnectError::Unreachable(std::io::Error::other(err)))?;
-    tokio::task::spawn_local(async move {
-        if let Err(err) = connection.await {
-            tracing::debug!(error = %err, "a connection to an upstream ended");
-        }
-    });
-    Ok(sender)
+    Ok((sender, Link::new(Box::pin(connection))))
 }
 
 #[cfg(test)]

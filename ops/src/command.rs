@@ -165,8 +165,16 @@ impl Common {
         } else {
             serde_json::to_string_pretty(result)?
         };
-        writeln!(io::stdout(), "{text}")?;
-        Ok(())
+        Ok(say(&format!("{text}\n"))?)
+    }
+}
+
+/// Writes to standard output. Whoever closed it, as `| head` does, has read enough.
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        said => said,
     }
 }
 

@@ -54,11 +54,22 @@ pub struct Config {
 /// none shows the value of a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file cannot be read: the configuration itself, or one that a key names.
-    #[error("{origin}: cannot read {path}")]
+    /// The configuration file cannot be read.
+    #[error("cannot read the configuration file {path}")]
     Unreadable {
+        /// The path.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file that a key names cannot be read.
+    #[error("{origin}: `{key}`: cannot read {path}")]
+    UnreadableValue {
         /// Where the path was given.
         origin: Origin,
+        /// The key, dotted, with its `_file`.
+        key: String,
         /// The path.
         path: String,
         /// Why.
@@ -126,8 +137,12 @@ pub enum Error {
         name: String,
     },
     /// `[data] region` names no region.
-    #[error("`data.region` is `{name}`, but there is no `[[regions]]` entry of that name")]
+    #[error(
+        "{origin}: `data.region` is `{name}`, but there is no `[[regions]]` entry of that name"
+    )]
     NoRegion {
+        /// Where it stands.
+        origin: Origin,
         /// The name.
         name: String,
     },
@@ -163,13 +178,18 @@ impl Config {
         let values = Values::new(file.into_iter().chain([environment]));
 
         let defaults = Self::default_in(data_dir);
-        Ok(Self {
+        let config = Self {
             control: Control::read(&values, defaults.control)?,
             data: Data::read(&values, defaults.data)?,
             regions: region::read_all(&values, defaults.regions)?,
             security: Security::read(&values, defaults.security)?,
             log: Log::read(&values, defaults.log)?,
-        })
+        };
+        // Only a proxy needs its region. But who names one means one that is there.
+        if values.is_written("data.region") {
+            config.find_own_region(values.origin_of("data.region"))?;
+        }
+        Ok(config)
     }
 
     /// The region that this process's proxy serves.
@@ -177,12 +197,7 @@ impl Config {
     /// # Errors
     /// [`Error::NoRegion`].
     pub fn own_region(&self) -> Result<&Region, Error> {
-        self.regions
-            .iter()
-            .find(|region| region.name == self.data.region)
-            .ok_or_else(|| Error::NoRegion {
-                name: self.data.region.clone(),
-            })
+        self.find_own_region(Origin::Nowhere)
     }
 
     /// The same with every user name and password taken out of the addresses.
@@ -194,6 +209,17 @@ impl Config {
             region.nats_url = region.nats_url.as_deref().map(redact::url);
         }
         shown
+    }
+
+    fn find_own_region(&self, origin: Origin) -> Result<&Region, Error> {
+        let name = &self.data.region;
+        self.regions
+            .iter()
+            .find(|region| region.name == *name)
+            .ok_or_else(|| Error::NoRegion {
+                origin,
+                name: name.clone(),
+            })
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use schemas::BootId;
 
 use crate::config::data::{Data, is_proxy_id};
+use crate::private;
 
 /// The proxy's name, and the lock that keeps it from being used twice.
 #[derive(Debug)]
@@ -63,7 +64,7 @@ impl Identity {
             });
         }
         let dir = &data.snapshot_dir;
-        std::fs::create_dir_all(dir).map_err(|source| io_error(dir, source))?;
+        private::make_dir(dir).map_err(|source| io_error(dir, source))?;
         let lock = lock(dir)?;
         Ok(Self {
             proxy_id: read_or_make(&dir.join("proxy_id"))?,

@@ -1,22 +1,20 @@
 //! The one place that names adapters: which database, which region, which settings go
 //! to which plane.
 
-use std::fs::DirBuilder;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use control_plane::execute::Execute;
 use control_plane::region::{self, Region};
-use control_plane::store::Store;
+use control_plane::store::{self, Store, log};
 use data_plane::follow::{self, RegionSource};
 use tokio::sync::watch;
 
 use crate::config::{self, Config};
 use crate::embedded::Embedded;
 use crate::identity::Identity;
+use crate::sqlite::SqliteFile;
 
 /// The regions of `up`, those without a Redis inside the process.
 pub struct Regions {
@@ -28,17 +26,40 @@ pub struct Regions {
     pub embedded: Vec<Embedded>,
 }
 
-/// The event log's database. It is reached when it is first needed; the directory of a
-/// SQLite file is made.
+/// The event log's database. It is reached when it is first needed; a SQLite file that is
+/// missing is made, with its directory, for this user only.
 pub fn store(config: &Config) -> anyhow::Result<Store> {
     let url = &config.control.database_url;
-    if let Some(path) = url.strip_prefix("sqlite://") {
-        let path = path.split('?').next().unwrap_or(path);
-        if let Some(dir) = Path::new(path).parent() {
-            make_private_dir(dir).context("`control.database_url`")?;
+    let Some(file) = SqliteFile::of_url(url) else {
+        return Ok(Store::open(url)?);
+    };
+    file.make()
+        .with_context(|| format!("cannot make the database {}", file.path().display()))?;
+    Ok(Store::open(&file.url()?)?)
+}
+
+/// The event log's database for a command that only reads. Nothing is made: a database
+/// that holds no log is an error, most likely a mistyped place.
+pub async fn existing_store(config: &Config) -> anyhow::Result<Store> {
+    let url = &config.control.database_url;
+    let (store, place) = match SqliteFile::of_url(url) {
+        Some(file) => {
+            let place = format!("at {}", file.path().display());
+            if !file.is_written().with_context(|| no_log(&place))? {
+                bail!(no_log(&place));
+            }
+            (Store::open(&file.url()?)?, place)
         }
-    }
-    Ok(Store::open(url)?)
+        None => {
+            let place = "in the database of `control.database_url`".to_owned();
+            (Store::open(url)?, place)
+        }
+    };
+    match log::head(&store).await {
+        Err(err) if is_missing_table(&err) => bail!(no_log(&place)),
+        head => head?,
+    };
+    Ok(store)
 }
 
 /// The write path without a control plane around it, for commands that change the log
@@ -124,16 +145,22 @@ pub async fn regions_of_up(config: &Config) -> anyhow::Result<Regions> {
     Ok(Regions { all, own, embedded })
 }
 
-/// Makes a directory, and those above it, for this user only.
-pub fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
-    if dir.as_os_str().is_empty() {
-        return Ok(());
-    }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("cannot make the directory {}", dir.display()))
+fn no_log(place: &str) -> String {
+    format!(
+        "there is no event log {place}: `up`, `control-plane` and `migrate` make one, and \
+         `--data-dir` and `control.database_url` say where it is"
+    )
+}
+
+fn is_missing_table(err: &store::Error) -> bool {
+    let store::Error::Query { source, .. } = err else {
+        return false;
+    };
+    let Some(err) = source.as_database_error() else {
+        return false;
+    };
+    // Postgres has a code for it; SQLite has one code for every mistake in a statement.
+    err.code().as_deref() == Some("42P01") || err.message().starts_with("no such table")
 }
 
 fn redis_url(region: &config::Region) -> anyhow::Result<&str> {

@@ -38,15 +38,10 @@ const RETIRED: u64 = u64::MAX;
 /// The counts of one scope.
 #[derive(Debug, Default)]
 pub struct Pool {
+    /// When it was last used; the pools of keys are let go by it.
+    touched_s: AtomicU64,
     second: SecondWindow,
     minute: MinuteWindow,
-}
-
-/// What is kept of one key: the counts that its secrets share.
-#[derive(Debug)]
-struct KeyCell {
-    pool: Arc<Pool>,
-    touched_s: AtomicU64,
 }
 
 /// What is kept of one secret.
@@ -54,7 +49,8 @@ struct KeyCell {
 pub struct SecretCell {
     key_id: KeyId,
     secret_id: SecretId,
-    key: Arc<KeyCell>,
+    /// The counts of the key, which its secrets share.
+    pool: Arc<Pool>,
     touched_s: AtomicU64,
     /// The collector's round in which this cell was queued.
     queued_round: AtomicU64,
@@ -83,7 +79,7 @@ pub struct CollectedUse {
 #[derive(Debug)]
 pub struct Cells {
     secrets: HashMap<u128, Arc<SecretCell>, DefaultHashBuilder>,
-    keys: HashMap<u128, Arc<KeyCell>, DefaultHashBuilder>,
+    keys: HashMap<u128, Arc<Pool>, DefaultHashBuilder>,
     round: AtomicU64,
     used: [SegQueue<Arc<SecretCell>>; 2],
 }
@@ -128,12 +124,12 @@ impl Pool {
 impl SecretCell {
     /// The counts of the key.
     pub fn pool(&self) -> &Arc<Pool> {
-        &self.key.pool
+        &self.pool
     }
 
     /// False when the cell was let go.
     fn touch(&self, now_s: u64) -> bool {
-        touch(&self.touched_s, now_s) && touch(&self.key.touched_s, now_s)
+        touch(&self.touched_s, now_s) && touch(&self.pool.touched_s, now_s)
     }
 }
 
@@ -182,7 +178,7 @@ impl Cells {
             let fresh = Arc::new(SecretCell {
                 key_id,
                 secret_id,
-                key: self.key(key_id, now_s),
+                pool: self.key(key_id, now_s),
                 touched_s: AtomicU64::new(now_s),
                 queued_round: AtomicU64::new(0),
                 first_ms: AtomicI64::new(0),
@@ -266,12 +262,12 @@ impl Cells {
         self.len() == 0
     }
 
-    fn key(&self, key_id: KeyId, now_s: u64) -> Arc<KeyCell> {
+    fn key(&self, key_id: KeyId, now_s: u64) -> Arc<Pool> {
         let keys = self.keys.pin();
         let fresh = || {
-            Arc::new(KeyCell {
-                pool: Arc::default(),
+            Arc::new(Pool {
                 touched_s: AtomicU64::new(now_s),
+                ..Pool::default()
             })
         };
         // One atomic step decides between keeping the cell and replacing a retired one,

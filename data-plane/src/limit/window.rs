@@ -23,6 +23,9 @@ pub const MINUTE_BUCKETS: usize = 20;
 pub struct Window<const SLOTS: usize> {
     /// Events that count now, and those whose bucket is about to be written.
     total: AtomicU64,
+    /// The tick at which what had left was last taken out: most events find this tick
+    /// here and look at no bucket but their own.
+    swept: AtomicU64,
     /// Each bucket is its tick in the upper 32 bits and its count in the lower ones, so
     /// that one compare-and-swap changes both.
     buckets: [AtomicU64; SLOTS],
@@ -64,6 +67,7 @@ impl<const SLOTS: usize> Window<SLOTS> {
     pub fn new() -> Self {
         Self {
             total: AtomicU64::new(0),
+            swept: AtomicU64::new(0),
             buckets: [const { AtomicU64::new(0) }; SLOTS],
         }
     }
@@ -144,6 +148,9 @@ impl<const SLOTS: usize> Window<SLOTS> {
     /// Takes what has left the window out of `total`. Any thread may do it; the bucket is
     /// emptied first, so that no count is taken out twice.
     fn sweep(&self, now_tick: u32) {
+        if self.swept.load(Ordering::Acquire) >= u64::from(now_tick) {
+            return;
+        }
         for bucket in &self.buckets {
             let word = bucket.load(Ordering::Relaxed);
             let (tick, count) = unpack(word);
@@ -156,6 +163,8 @@ impl<const SLOTS: usize> Window<SLOTS> {
                 self.total.fetch_sub(u64::from(count), Ordering::AcqRel);
             }
         }
+        // Only now: who finds this tick here must find the total without them.
+        self.swept.fetch_max(u64::from(now_tick), Ordering::AcqRel);
     }
 
     /// Writes one event into the bucket of `tick`, or into a newer one that has taken its

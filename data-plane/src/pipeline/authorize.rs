@@ -59,7 +59,11 @@ pub fn authorize(shared: &Shared, admitted: &Admitted, head: &Parts) -> Result<R
         (None, _) => {
             let (target, rest) = match_name(workspace, path)?;
             let port = target.policy.port;
-            let path = format!("{}{rest}", target.policy.base_path);
+            let base = &target.policy.base_path;
+            let query_len = head.uri.query().map_or(0, |query| query.len() + 1);
+            let mut path = String::with_capacity(base.len() + rest.len() + query_len);
+            path.push_str(base);
+            path.push_str(rest);
             (target, port, path)
         }
     };
@@ -195,12 +199,23 @@ fn match_url(
     wanted: &Destination,
     path: &str,
 ) -> Result<Arc<Target>, Rejection> {
+    // The targets come longest base path first, then by id. Several may answer at one
+    // port; the one whose own port it is goes before those that have it as an extra.
     workspace
         .targets_by_host(&wanted.host)
         .iter()
-        .find(|target| {
+        .filter(|target| {
             target.answers_at(wanted.scheme, wanted.port)
                 && is_below(path, &target.policy.base_path)
+        })
+        .reduce(|first, other| {
+            let is_as_long = first.policy.base_path.len() == other.policy.base_path.len();
+            let owns = |target: &Target| target.policy.port == wanted.port;
+            if is_as_long && owns(other) && !owns(first) {
+                other
+            } else {
+                first
+            }
         })
         .map(Arc::clone)
         .ok_or_else(|| {

@@ -118,7 +118,7 @@ impl Progress {
             } else {
                 self.idle
             };
-            self.connection.wait_until(Instant::now() + wait);
+            self.connection.wait_until(self.connection.now() + wait);
         }
     }
 
@@ -293,7 +293,7 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let Content::Upstream(relay) = &mut self.content {
-            let outcome = relay.close(self.record.worker());
+            let outcome = relay.close(&self.record);
             self.record.ends(outcome);
         }
     }

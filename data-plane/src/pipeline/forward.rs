@@ -8,11 +8,11 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -164,9 +164,8 @@ impl Sending<'_> {
             };
             if !is_marked {
                 // Before the last look: see `limit::cell`.
-                shared
-                    .cells
-                    .mark_used(&permit.cell, shared.clock.now().unix_ms);
+                let now = shared.clock.at(self.connection.now());
+                shared.cells.mark_used(&permit.cell, now.unix_ms);
                 is_marked = true;
             }
             self.last_look().map_err(Failure::NotSent)?;
@@ -175,7 +174,7 @@ impl Sending<'_> {
                 Some(_) => self.patience.idle,
                 None => self.patience.first_byte,
             };
-            self.connection.wait_until(Instant::now() + wait);
+            self.connection.wait_until(self.connection.now() + wait);
             match wait_for_head(self.connection, &mut lease, request).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err(Failure::Sent(unreachable(
@@ -237,7 +236,7 @@ impl Sending<'_> {
     fn last_look(&self) -> Result<(), Rejection> {
         let shared = &self.worker.shared;
         let known = &self.admitted.known;
-        let unix_ms = shared.clock.now().unix_ms;
+        let unix_ms = shared.clock.at(self.connection.now()).unix_ms;
         if shared.table.version() == known.version {
             // Nothing changed but the time.
             return judge(&known.found, &known.workspace, unix_ms);
@@ -305,15 +304,7 @@ impl Patience {
 
 /// The request as the upstream gets it.
 fn rewrite(mut head: Parts, route: &Route, body: RequestBody) -> Request<RequestBody> {
-    let host = if route.port == route.target.policy.scheme.default_port() {
-        HeaderValue::from_str(&route.target.host)
-    } else {
-        HeaderValue::try_from(format!("{}:{}", route.target.host, route.port))
-    };
-    // A host of the table was checked when it was written; an upstream would refuse an
-    // empty one.
-    let host = host.unwrap_or_else(|_| HeaderValue::from_static(""));
-    clean_request(&mut head.headers, host);
+    clean_request(&mut head.headers, route.target.host_header(route.port));
     head.uri = Uri::from(route.path.clone());
     head.version = Version::HTTP_11;
     head.extensions.clear();
@@ -321,24 +312,31 @@ fn rewrite(mut head: Parts, route: &Route, body: RequestBody) -> Request<Request
 }
 
 /// Waits until the head of the answer has come, the connection has ended or a deadline
-/// has passed; the connection's driver wakes for the last.
+/// has passed; the connection's driver wakes for the last. The upstream's connection runs
+/// in here, so nothing else can bring the head and the wait itself needs no waker.
 async fn wait_for_head(
     connection: &Connection,
     lease: &mut Lease,
     request: Request<RequestBody>,
 ) -> Result<Response<Incoming>, NoHead> {
     let mut sending = pin!(lease.send(request));
-    poll_fn(|cx| match sending.as_mut().poll(cx) {
-        Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
-        Poll::Ready(Err(mut err)) => Poll::Ready(Err(match err.take_message() {
-            Some(unsent) => NoHead::Unsent(Box::new(unsent)),
-            None => {
-                tracing::debug!(error = %err.error(), "an upstream gave no answer");
-                NoHead::Lost
-            }
-        })),
-        Poll::Pending if connection.is_late() => Poll::Ready(Err(NoHead::Late)),
-        Poll::Pending => Poll::Pending,
+    poll_fn(|cx| {
+        lease.drive(cx);
+        match sending
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
+            Poll::Ready(Err(mut err)) => Poll::Ready(Err(match err.take_message() {
+                Some(unsent) => NoHead::Unsent(Box::new(unsent)),
+                None => {
+                    tracing::debug!(error = %err.error(), "an upstream gave no answer");
+                    NoHead::Lost
+                }
+            })),
+            Poll::Pending if connection.is_late() => Poll::Ready(Err(NoHead::Late)),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await
 }

@@ -1,11 +1,10 @@
 //! Which headers pass and which do not, in both directions.
 
-use std::fmt::Write;
-
+use bytes::Bytes;
 use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::limit::Standings;
+use crate::limit::{Standing, Standings};
 
 /// Where a client may put its key.
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -59,34 +58,35 @@ pub fn show_limits(headers: &mut HeaderMap, standings: &Standings) {
     let Some(tightest) = standings.tightest() else {
         return;
     };
-    let (mut policy, mut state) = (String::with_capacity(64), String::with_capacity(64));
+    // All values in one piece of memory that they share: this happens in every answer.
+    let mut text = Vec::with_capacity(160);
+    let mut ends = [0; 5];
     for it in standings.iter() {
-        let separator = if policy.is_empty() { "" } else { ", " };
-        let (prefix, name) = (it.scope.prefix(), it.span.as_str());
-        let written = write!(
-            policy,
-            "{separator}\"{prefix}{name}\";q={};w={}",
-            it.limit,
-            it.span.seconds(),
-        )
-        .and_then(|()| {
-            write!(
-                state,
-                "{separator}\"{prefix}{name}\";r={};t={}",
-                it.remaining,
-                it.reset_seconds(),
-            )
-        });
-        written.expect("writing into memory cannot fail");
+        push_standing(&mut text, 0, it);
+        push_pair(&mut text, b";q=", it.limit, b";w=", it.span.seconds());
     }
-    let value = |text: String| {
-        HeaderValue::try_from(text).expect("names and numbers are visible ASCII characters")
-    };
-    headers.insert(RATELIMIT_POLICY, value(policy));
-    headers.insert(RATELIMIT, value(state));
-    headers.insert(LIMIT, HeaderValue::from(tightest.limit));
-    headers.insert(REMAINING, HeaderValue::from(tightest.remaining));
-    headers.insert(RESET, HeaderValue::from(tightest.reset_seconds()));
+    ends[0] = text.len();
+    for it in standings.iter() {
+        push_standing(&mut text, ends[0], it);
+        push_pair(&mut text, b";r=", it.remaining, b";t=", it.reset_seconds());
+    }
+    ends[1] = text.len();
+    let numbers = [tightest.limit, tightest.remaining, tightest.reset_seconds()];
+    for (end, number) in ends[2..].iter_mut().zip(numbers) {
+        push_number(&mut text, number);
+        *end = text.len();
+    }
+    let text = Bytes::from(text);
+    let mut start = 0;
+    for (name, end) in [RATELIMIT_POLICY, RATELIMIT, LIMIT, REMAINING, RESET]
+        .into_iter()
+        .zip(ends)
+    {
+        let value = HeaderValue::from_maybe_shared(text.slice(start..end))
+            .expect("names and numbers are visible ASCII characters");
+        headers.insert(name, value);
+        start = end;
+    }
     let used = u128::from(tightest.limit - tightest.remaining.min(tightest.limit)) * 100;
     let limit = u128::from(tightest.limit);
     let warning = if used >= limit * 95 {
@@ -101,6 +101,38 @@ pub fn show_limits(headers: &mut HeaderMap, standings: &Standings) {
     }
 }
 
+/// A limit's quoted name as an item of the list that begins at `start`.
+fn push_standing(text: &mut Vec<u8>, start: usize, it: &Standing) {
+    if text.len() > start {
+        text.extend_from_slice(b", ");
+    }
+    text.push(b'"');
+    text.extend_from_slice(it.scope.prefix().as_bytes());
+    text.extend_from_slice(it.span.as_str().as_bytes());
+    text.push(b'"');
+}
+
+fn push_pair(text: &mut Vec<u8>, first: &[u8], a: u64, second: &[u8], b: u64) {
+    text.extend_from_slice(first);
+    push_number(text, a);
+    text.extend_from_slice(second);
+    push_number(text, b);
+}
+
+fn push_number(text: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    text.extend_from_slice(&digits[at..]);
+}
+
 /// The headers that `Connection` names, lower case. `Host` and framing cannot be removed
 /// by naming them.
 struct Named {
@@ -113,9 +145,14 @@ impl Named {
             .get_all(CONNECTION)
             .iter()
             .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
-            .map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase())
+            .map(<[u8]>::trim_ascii)
             // What most clients say names nothing; it is spared the look-ups.
-            .filter(|name| !matches!(name.as_str(), "" | "keep-alive" | "close"))
+            .filter(|name| {
+                !name.is_empty()
+                    && !name.eq_ignore_ascii_case(b"keep-alive")
+                    && !name.eq_ignore_ascii_case(b"close")
+            })
+            .map(|name| String::from_utf8_lossy(name).to_ascii_lowercase())
             .filter(|name| !is_framing(name))
             .collect();
         Self { names }

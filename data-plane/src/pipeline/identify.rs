@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
@@ -39,7 +39,7 @@ pub struct RequestId([u8; REQUEST_ID_LEN]);
 
 /// Gives the request its name, time and origin.
 pub fn identify(worker: &Worker, connection: &Connection, headers: &HeaderMap) -> Arrival {
-    let instant = Instant::now();
+    let instant = connection.now();
     let now = worker.shared.clock.at(instant);
     let entropy = worker.random.borrow_mut().random();
     Arrival {
@@ -76,10 +76,17 @@ pub fn check_form(head: &Parts) -> Result<(), Rejection> {
     {
         return refuse("The request line names another host than the Host header.");
     }
-    if head.headers.contains_key(http::header::CONTENT_LENGTH)
-        && head.headers.contains_key(http::header::TRANSFER_ENCODING)
-    {
-        return refuse("A body has a length or is chunked, not both.");
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => {}
+        // The HTTP library undoes `chunked` and nothing else: any other coding would lose
+        // its name on the way, and the upstream would read another body than was sent.
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            if head.headers.contains_key(CONTENT_LENGTH) {
+                return refuse("A body has a length or is chunked, not both.");
+            }
+        }
+        _ => return refuse("The only Transfer-Encoding is `chunked`, once."),
     }
     Ok(())
 }

@@ -3,10 +3,9 @@
 //! connection: a client must never take half an answer for a whole one.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -38,6 +37,8 @@ pub struct Relay {
     bytes_left: u64,
     idle: Duration,
     is_finished: bool,
+    /// Found, and told when what came before has had its chance to go out.
+    broken: Option<Broken>,
     was_cut: bool,
 }
 
@@ -79,8 +80,14 @@ pub async fn relay(
     }
     head.version = http::Version::HTTP_11;
     head.extensions.clear();
-    let now = Instant::now();
+    let now = connection.now();
     connection.wait_until(now + exchange.patience.idle);
+    if let Some(upload) = &exchange.upload
+        && !upload.is_done.get()
+    {
+        // A client that reads nothing must not keep its own body from being sent.
+        connection.drive_also(exchange.lease.link());
+    }
     connection.hold(
         admitted.known.hash,
         now + Duration::from_millis(bounds.stream_check_ms),
@@ -93,6 +100,7 @@ pub async fn relay(
         first: None,
         bytes_left: bytes_max,
         idle: exchange.patience.idle,
+        broken: None,
         was_cut: false,
     };
     if !relay.is_finished {
@@ -158,7 +166,10 @@ impl Relay {
         let data = match self.first.take() {
             Some(first) => Some(Ok(first)),
             None if self.is_finished => None,
-            None => match self.poll_data(cx) {
+            None => match self.broken.map_or_else(
+                || self.poll_data(cx),
+                |broken| Poll::Ready(Some(Err(broken))),
+            ) {
                 Poll::Ready(data) => data,
                 Poll::Pending if record.connection.is_late() => Some(Err(Broken::Late)),
                 Poll::Pending => return Poll::Pending,
@@ -171,8 +182,17 @@ impl Relay {
             }
             Some(Ok(data)) => {
                 record.passed_on(data.len());
-                record.connection.wait_until(Instant::now() + self.idle);
+                record
+                    .connection
+                    .wait_until(record.connection.now() + self.idle);
                 Some(Ok(Frame::data(data)))
+            }
+            // An error makes the HTTP library drop what it has not written, and a client
+            // should at least see the head and the pieces that did come.
+            Some(Err(broken)) if self.broken.is_none() => {
+                self.broken = Some(broken);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             Some(Err(broken)) => {
                 self.was_cut = true;
@@ -184,28 +204,39 @@ impl Relay {
 
     /// Ends the exchange. Only a whole one leaves a connection that can be used again; any
     /// other is closed, which also tells the upstream to stop.
-    pub fn close(&mut self, worker: &Worker) -> Outcome {
+    pub fn close(&mut self, record: &Record) -> Outcome {
         let is_sent = self.upload.as_ref().is_none_or(|it| it.is_done.get());
         let is_over = self.is_over();
         if let Some(lease) = self.lease.take()
             && is_over
             && is_sent
         {
-            worker.upstreams.give_back(lease);
+            let now = record.connection.now();
+            record.worker().upstreams.give_back(lease, now);
         }
         body::outcome(self.is_over(), self.was_cut)
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        let Some(lease) = &self.lease else {
+            return Poll::Ready(None);
+        };
+        let mut was_driven = false;
         loop {
-            let Some(frame) = ready!(Pin::new(&mut self.incoming).poll_frame(cx)) else {
-                return Poll::Ready(None);
-            };
-            let Ok(frame) = frame else {
-                return Poll::Ready(Some(Err(Broken::Off)));
+            let frame = match lease.poll_frame(&mut self.incoming) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(Broken::Off))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending if was_driven => return Poll::Pending,
+                Poll::Pending => {
+                    lease.drive(cx);
+                    was_driven = true;
+                    continue;
+                }
             };
             // Trailer fields do not pass: none was announced by us.
             let Ok(data) = frame.into_data() else {
+                was_driven = false;
                 continue;
             };
             let Some(left) = self.bytes_left.checked_sub(data.len() as u64) else {

@@ -113,6 +113,25 @@ async fn a_destination_by_url_must_be_one_that_the_workspace_approved() {
 }
 
 #[tokio::test]
+async fn of_targets_that_share_a_port_the_one_that_owns_it_is_meant() {
+    let upstream = Upstream::start().await;
+    // The one with the lower id has the port only as an extra; it lets no answer through.
+    let mut borrows = target("a", upstream.addr);
+    borrows.port = 9;
+    borrows.extra_ports = vec![upstream.addr.port()];
+    borrows.bodies.response_bytes_max = Some(1);
+    let owns = target("b", upstream.addr);
+    let origin = format!("http://{}", upstream.addr);
+    for targets in [[borrows.clone(), owns.clone()], [owns, borrows]] {
+        let changes = targets.map(|it| policy(Policy::Target(it)));
+        let key = vec![change(1, secret(1, SecretStatus::Active))];
+        let proxy = Proxy::start([key, changes.to_vec()].concat()).await;
+        let request = Request::get("/x").header("x-throttleproxy-target", &origin);
+        assert_eq!(proxy.send(with_key(1, request, "")).await.text(), "hello");
+    }
+}
+
+#[tokio::test]
 async fn each_refusal_has_its_code_and_status() {
     let upstream = Upstream::start().await;
     let past = Some(1_000);
@@ -233,6 +252,24 @@ async fn requests_that_nobody_can_pass_on_close_the_connection() {
     )
     .await;
     check("rubbish\r\n\r\n", 400).await;
+    // `chunked` is all that is undone on the way; any other coding would be lost.
+    for codings in [
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked, chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked, gzip",
+        "Transfer-Encoding: identity",
+    ] {
+        let body = "5\r\nabcde\r\n0\r\n\r\n";
+        check(
+            &format!(
+                "POST /t/echo/ HTTP/1.1\r\nHost: p\r\nx-api-key: $K\r\n{codings}\r\n\r\n{body}"
+            ),
+            400,
+        )
+        .await;
+    }
     let long = format!(
         "GET / HTTP/1.1\r\nHost: p\r\nx-long: {}\r\n\r\n",
         "a".repeat(100 << 10)
@@ -626,6 +663,83 @@ async fn a_client_that_leaves_takes_its_upstream_request_with_it() {
     tokio::time::timeout(Duration::from_secs(5), left.notified())
         .await
         .expect("the upstream should have been left");
+}
+
+#[tokio::test]
+async fn half_closing_after_a_request_is_leaving() {
+    let left = Arc::new(Notify::new());
+    let tells = Arc::clone(&left);
+    let addr = raw_upstream(move |mut stream| {
+        let tells = Arc::clone(&tells);
+        async move {
+            let _ = stream.read_u8().await;
+            tells.notify_one();
+        }
+    })
+    .await;
+    let proxy = proxy_to(addr, |_| {}).await;
+    let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+    let head = format!(
+        "GET /t/echo/ HTTP/1.1\r\nHost: p\r\nx-api-key: {}\r\n\r\n",
+        credential(1).reveal()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    eventually("the request has come", || {
+        proxy.region.renewals().iter().any(|it| !it.uses.is_empty())
+    })
+    .await;
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer))
+        .await
+        .expect("the connection should have been closed")
+        .unwrap();
+    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    tokio::time::timeout(Duration::from_secs(5), left.notified())
+        .await
+        .expect("the upstream should have been left");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_can_still_send_its_body() {
+    const BYTES: usize = 8 << 20;
+    let whole = Arc::new(Notify::new());
+    let tells = Arc::clone(&whole);
+    // Answers at once with far more than sockets hold, and reads the body beside it.
+    let addr = raw_upstream(move |stream| {
+        let tells = Arc::clone(&tells);
+        async move {
+            let (mut from, mut to) = stream.into_split();
+            tokio::spawn(async move {
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 64 << 20);
+                let _ = to.write_all(head.as_bytes()).await;
+                let _ = to.write_all(&vec![b'a'; 64 << 20]).await;
+            });
+            let mut body = vec![0; BYTES];
+            from.read_exact(&mut body).await.unwrap();
+            tells.notify_one();
+        }
+    })
+    .await;
+    let proxy = proxy_to(addr, |_| {}).await;
+    let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+    let head = format!(
+        "PUT /t/echo/ HTTP/1.1\r\nHost: p\r\nContent-Length: {BYTES}\r\nx-api-key: {}\r\n\r\n",
+        credential(1).reveal()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The answer is under way before the body is.
+    stream.write_all(&[b'b'; 1]).await.unwrap();
+    stream.readable().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let sending = stream.write_all(&[b'b'; BYTES - 1]);
+    tokio::time::timeout(Duration::from_secs(10), sending)
+        .await
+        .expect("the body should have been taken")
+        .unwrap();
+    tokio::time::timeout(Duration::from_secs(10), whole.notified())
+        .await
+        .expect("the upstream should have got the body");
 }
 
 #[tokio::test]

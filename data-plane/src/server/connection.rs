@@ -25,8 +25,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::Worker;
+use crate::gather::Gather;
 use crate::pipeline;
 use crate::pipeline::admit::judge;
+use crate::upstream::Link;
 
 /// What one connection is doing, and until when.
 #[derive(Debug)]
@@ -40,7 +42,11 @@ pub struct Connection {
     total_until: Cell<Option<Instant>>,
     /// The key whose answer is being passed on.
     held: RefCell<Option<Held>>,
+    /// An upstream's connection that must go on whether or not its answer is read.
+    also: RefCell<Option<Rc<Link>>>,
     waker: RefCell<Option<Waker>>,
+    /// When the driver last began to look around.
+    now: Cell<Instant>,
     head_for: Duration,
     idle_for: Duration,
 }
@@ -67,18 +73,27 @@ enum Phase {
 impl Connection {
     /// A connection that just stands.
     pub fn new(peer: IpAddr, head_for: Duration, idle_for: Duration) -> Self {
+        let now = Instant::now();
         Self {
             peer,
             phase: Cell::new(Phase::Idle),
             turn: Cell::new(0),
             // A client that connects and says nothing is a slow head, not an idle one.
-            wait_until: Cell::new(Some(Instant::now() + head_for)),
+            wait_until: Cell::new(Some(now + head_for)),
             total_until: Cell::new(None),
             held: RefCell::new(None),
+            also: RefCell::new(None),
             waker: RefCell::new(None),
+            now: Cell::new(now),
             head_for,
             idle_for,
         }
+    }
+
+    /// The time, read once whenever something happens on this connection. That is good
+    /// enough for deadlines, which are looked at just as often.
+    pub fn now(&self) -> Instant {
+        self.now.get()
     }
 
     /// A request has come; it may take until `total_until`.
@@ -92,9 +107,10 @@ impl Connection {
     /// The request is over.
     pub fn end(&self) {
         self.phase.set(Phase::Idle);
-        self.wait_until.set(Some(Instant::now() + self.idle_for));
+        self.wait_until.set(Some(self.now() + self.idle_for));
         self.total_until.set(None);
         *self.held.borrow_mut() = None;
+        *self.also.borrow_mut() = None;
     }
 
     /// Which request is being served.
@@ -115,17 +131,17 @@ impl Connection {
 
     /// What is waited for must come until then.
     pub fn wait_until(&self, until: Instant) {
-        let is_nearer = self.wait_until.get().is_none_or(|it| until < it);
         self.wait_until.set(Some(until));
-        // Whoever sets this may run in another task than the driver.
-        if is_nearer && let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
     }
 
     /// Whether a deadline has passed.
     pub fn is_late(&self) -> bool {
-        self.deadline().is_some_and(|it| it <= Instant::now())
+        self.deadline().is_some_and(|it| it <= self.now())
+    }
+
+    /// Drives an upstream's connection beside its answer, until the request is over.
+    pub fn drive_also(&self, link: &Rc<Link>) {
+        *self.also.borrow_mut() = Some(Rc::clone(link));
     }
 
     /// An answer is passed on for the key with this hash: when the key is switched off,
@@ -159,8 +175,7 @@ impl Connection {
             return true;
         };
         let shared = &worker.shared;
-        held.check_at =
-            Instant::now() + Duration::from_millis(shared.config.bounds.stream_check_ms);
+        held.check_at = self.now() + Duration::from_millis(shared.config.bounds.stream_check_ms);
         let Some(found) = shared.table.get(&held.hash) else {
             // It was looked up for this request alone.
             return true;
@@ -174,7 +189,7 @@ impl Connection {
     fn bytes_came(&self) {
         if self.phase.get() == Phase::Idle {
             self.phase.set(Phase::Head);
-            self.wait_until.set(Some(Instant::now() + self.head_for));
+            self.wait_until.set(Some(self.now() + self.head_for));
         }
     }
 
@@ -202,7 +217,7 @@ pub async fn drive(worker: Rc<Worker>, connection: Rc<Connection>, stream: TcpSt
         builder.max_headers(bounds.headers_max);
     }
     let io = TokioIo::new(Watched {
-        stream,
+        stream: Gather(stream),
         connection: Rc::clone(&connection),
     });
     let service = service_fn({
@@ -213,9 +228,11 @@ pub async fn drive(worker: Rc<Worker>, connection: Rc<Connection>, stream: TcpSt
     let first_deadline = connection.deadline().unwrap_or_else(Instant::now);
     let mut timer = pin!(tokio::time::sleep_until(first_deadline.into()));
     let mut is_leaving = false;
+    let mut is_armed = false;
 
     poll_fn(|cx| {
         connection.note_waker(cx);
+        connection.now.set(Instant::now());
         if worker.is_draining() && !is_leaving {
             is_leaving = true;
             http.as_mut().graceful_shutdown();
@@ -228,7 +245,11 @@ pub async fn drive(worker: Rc<Worker>, connection: Rc<Connection>, stream: TcpSt
                 }
                 return Poll::Ready(());
             }
-            let now = Instant::now();
+            let also = connection.also.borrow().clone();
+            if let Some(link) = also {
+                link.drive(cx);
+            }
+            let now = connection.now();
             if connection.check_at().is_some_and(|at| at <= now) && !connection.key_is_good(&worker)
             {
                 tracing::debug!("a running answer was cut: its key is no longer good");
@@ -250,10 +271,16 @@ pub async fn drive(worker: Rc<Worker>, connection: Rc<Connection>, stream: TcpSt
                 && (timer.is_elapsed() || next < timer.deadline().into_std())
             {
                 timer.as_mut().reset(next.into());
+                is_armed = false;
             }
-            if timer.is_elapsed() || timer.as_mut().poll(cx).is_pending() {
+            if is_armed || timer.is_elapsed() {
                 return Poll::Pending;
             }
+            if timer.as_mut().poll(cx).is_pending() {
+                is_armed = true;
+                return Poll::Pending;
+            }
+            connection.now.set(Instant::now());
         }
     })
     .await;
@@ -261,7 +288,7 @@ pub async fn drive(worker: Rc<Worker>, connection: Rc<Connection>, stream: TcpSt
 
 /// A socket that tells when bytes of a head come in.
 struct Watched {
-    stream: TcpStream,
+    stream: Gather<TcpStream>,
     connection: Rc<Connection>,
 }
 

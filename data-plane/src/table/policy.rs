@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use schemas::entry::{
     BadEntry, ErrorProfile, GlobalPolicy, Owner, Policy, PolicyEntry, PolicyId, Revision, Scheme,
     SecretEntry, TargetPolicy, WorkspacePolicy,
@@ -75,6 +76,7 @@ pub struct Target {
     pub host: Arc<str>,
     /// The address, when the host is one.
     pub address: Option<IpAddr>,
+    host_header: HeaderValue,
 }
 
 /// The writer's side: every policy as it came, to merge against, and the pools, which
@@ -151,8 +153,18 @@ impl Target {
         let literal = host.trim_start_matches('[').trim_end_matches(']');
         Self {
             address: literal.parse().ok(),
+            host_header: host_header(&host, policy.scheme, policy.port),
             host: host.into(),
             policy: policy.clone(),
+        }
+    }
+
+    /// The `Host` header of requests to one of its ports.
+    pub fn host_header(&self, port: u16) -> HeaderValue {
+        if port == self.policy.port {
+            self.host_header.clone()
+        } else {
+            host_header(&self.host, self.policy.scheme, port)
         }
     }
 
@@ -364,9 +376,15 @@ impl PolicyBook {
                     if policy.workspace_id == id && !policy.deleted =>
                 {
                     let target = Arc::new(Target::compile(&policy));
-                    built
+                    // Names are unique in a workspace; should two meet all the same, as
+                    // messages may come in any order, the later made one is it.
+                    let named = built
                         .targets_by_name
-                        .insert(policy.name.as_str().into(), Arc::clone(&target));
+                        .entry(policy.name.as_str().into())
+                        .or_insert_with(|| Arc::clone(&target));
+                    if named.id() < target.id() {
+                        *named = Arc::clone(&target);
+                    }
                     built
                         .targets_by_host
                         .entry((&*target.host).into())
@@ -413,6 +431,17 @@ impl PolicyBook {
             self.dirty.insert(place);
         }
     }
+}
+
+/// A host of the table was checked when it was written; should it not be one all the same,
+/// an upstream refuses the empty one.
+fn host_header(host: &str, scheme: Scheme, port: u16) -> HeaderValue {
+    let text = if port == scheme.default_port() {
+        host.to_owned()
+    } else {
+        format!("{host}:{port}")
+    };
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 fn workspace_of(policy: &Policy) -> Option<WorkspaceId> {

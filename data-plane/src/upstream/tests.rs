@@ -117,8 +117,7 @@ async fn a_connection_is_never_lent_to_who_might_not_have_made_it() {
                 .await
                 .unwrap();
             let _accepted = listener.accept().await.unwrap();
-            pool.give_back(lease);
-            tokio::task::yield_now().await;
+            pool.give_back(lease, Instant::now());
             let theirs = origin(Scheme::Http, "127.0.0.1", port, Allowance::default());
             assert!(pool.reuse(&theirs).is_none());
             assert!(pool.reuse(&mine).is_some_and(|lease| lease.is_reused));

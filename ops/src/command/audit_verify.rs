@@ -5,7 +5,7 @@ use crate::wire;
 
 pub(super) async fn run(common: &Common) -> anyhow::Result<Outcome> {
     let config = common.start()?;
-    let report = control_plane::audit::verify(&wire::store(&config)?).await?;
+    let report = control_plane::audit::verify(&wire::existing_store(&config).await?).await?;
     common.print(&report)?;
     Ok(if report.ok {
         Outcome::Good

@@ -1,8 +1,6 @@
 //! `config check`: the effective configuration, secrets redacted.
 
-use std::io::{self, Write as _};
-
-use super::{Common, Outcome};
+use super::{Common, Outcome, say};
 
 pub(super) fn run(common: &Common) -> anyhow::Result<Outcome> {
     let config = common.load()?.redacted();
@@ -10,7 +8,7 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Outcome> {
         common.print(&config)?;
     } else {
         // For people it looks like the file that they would write.
-        write!(io::stdout(), "{}", toml::to_string(&config)?)?;
+        say(&toml::to_string(&config)?)?;
     }
     Ok(Outcome::Good)
 }

@@ -4,7 +4,6 @@
 //! socket of the running process.
 
 use anyhow::bail;
-use control_plane::store::Store;
 use schemas::{CredentialHash, KeyId};
 use serde::Serialize;
 
@@ -38,17 +37,16 @@ enum Shown<'a, T> {
 
 pub(super) async fn status(common: &Common, args: StatusArgs) -> anyhow::Result<Outcome> {
     let config = common.start()?;
-    let store = wire::store(&config)?;
     let mut all = Vec::new();
     for region in chosen(&config, args.name.as_deref())? {
-        all.push((region, status_of(common, &store, region).await));
+        all.push((region, status_of(common, &config, region).await));
     }
     print_all(common, all)
 }
 
 pub(super) async fn entry(common: &Common, args: EntryArgs) -> anyhow::Result<Outcome> {
     let config = common.start()?;
-    let store = wire::store(&config)?;
+    let store = wire::existing_store(&config).await?;
     let Some(hashes) = inspect::hashes(&store, args.key_id).await? else {
         bail!("the log does not know the key {}", args.key_id);
     };
@@ -72,14 +70,16 @@ fn chosen<'a>(config: &'a Config, name: Option<&str>) -> anyhow::Result<Vec<&'a 
     }
 }
 
-async fn status_of(common: &Common, store: &Store, region: &Region) -> anyhow::Result<Status> {
+async fn status_of(common: &Common, config: &Config, region: &Region) -> anyhow::Result<Status> {
     let meta = if region.redis_url.is_none() {
         let region = region.name.clone();
         socket::ask(&common.data_dir, &Question::Meta { region }).await?
     } else {
         wire::region(region).await?.meta().await?
     };
-    inspect::status(store, &region.name, meta).await
+    // Last, because an `up` that does not run is the better thing to be told.
+    let store = wire::existing_store(config).await?;
+    inspect::status(&store, &region.name, meta).await
 }
 
 async fn entries_of(

@@ -1,6 +1,5 @@
 //! `up`: everything in one process, on SQLite and a region inside the process.
 
-use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -10,14 +9,14 @@ use data_plane::Running;
 use serde_json::json;
 
 use super::control_plane::GRACE;
-use super::{Common, DATA_DIR, Outcome};
+use super::{Common, DATA_DIR, Outcome, say};
 use crate::config::Config;
 use crate::demo::echo::Echo;
 use crate::demo::file::DemoFile;
 use crate::identity::Identity;
 use crate::shutdown::Signals;
 use crate::socket::Socket;
-use crate::{probe, wire};
+use crate::{private, probe, wire};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -36,7 +35,9 @@ struct Urls {
 pub(super) async fn run(common: &Common, args: Args) -> anyhow::Result<Outcome> {
     let config = common.start()?;
     let mut signals = Signals::install()?;
-    wire::make_private_dir(&common.data_dir)?;
+    config.own_region()?;
+    private::make_dir(&common.data_dir)
+        .with_context(|| format!("cannot make {}", common.data_dir.display()))?;
     let identity = Identity::of(&config.data)?;
     let store = wire::store(&config)?;
     store.migrate().await?;
@@ -84,7 +85,7 @@ pub(super) async fn run(common: &Common, args: Args) -> anyhow::Result<Outcome> 
         None => show(common, &store, &urls).await,
     };
 
-    // Nobody may be reading any more; the servers run all the same.
+    // The servers run all the same, also when the disk under the output is full.
     if let Err(error) = said {
         tracing::warn!(%error, "the start could not be told");
     }
@@ -112,8 +113,7 @@ fn show_demo(common: &Common, file: &DemoFile) -> anyhow::Result<()> {
     if common.json {
         return common.print(file);
     }
-    write!(io::stdout(), "{}", file.curl_lines())?;
-    Ok(())
+    Ok(say(&file.curl_lines())?)
 }
 
 async fn show(common: &Common, store: &Store, urls: &Urls) -> anyhow::Result<()> {
@@ -127,17 +127,16 @@ async fn show(common: &Common, store: &Store, urls: &Urls) -> anyhow::Result<()>
             "bootstrap": bootstrap,
         }));
     }
-    let mut out = io::stdout().lock();
-    writeln!(out, "control API  {}", urls.control)?;
-    writeln!(out, "proxy        {}", urls.proxy)?;
-    writeln!(out, "admin        {}", urls.admin)?;
+    let mut text = format!(
+        "control API  {}\nproxy        {}\nadmin        {}\n",
+        urls.control, urls.proxy, urls.admin
+    );
     if let Some(line) = bootstrap {
-        writeln!(
-            out,
-            "\nThe store is empty. Make the first owner with:\n{line}"
-        )?;
+        text.push_str(&format!(
+            "\nThe store is empty. Make the first owner with:\n{line}\n"
+        ));
     }
-    Ok(())
+    Ok(say(&text)?)
 }
 
 /// The command that makes the first owner of this store, as it would be typed where this

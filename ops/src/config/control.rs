@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Error;
 use super::source::Values;
+use crate::sqlite;
 
 /// The control plane.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,7 +29,7 @@ impl Control {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             public_url: None,
-            database_url: format!("sqlite://{}", data_dir.join("throttleproxy.db").display()),
+            database_url: sqlite::url_of(&data_dir.join("throttleproxy.db")),
         }
     }
 

@@ -62,7 +62,6 @@ impl Layer {
     pub(super) fn of_file(path: &Path) -> Result<Self, Error> {
         let origin = Origin::File(path.to_owned());
         let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable {
-            origin: Origin::Nowhere,
             path: path.display().to_string(),
             source,
         })?;
@@ -177,6 +176,11 @@ impl Values {
             .collect()
     }
 
+    /// Whether any source says something of `key`.
+    pub(super) fn is_written(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     /// Where `key` was written, or where its neighbours were.
     pub(super) fn origin_of(&self, key: &str) -> Origin {
         self.values
@@ -261,9 +265,10 @@ impl Values {
         expected: &'static str,
         accept: impl FnOnce(&str) -> bool,
     ) -> Result<Option<String>, Error> {
+        let file_key = format!("{key}_file");
         let plain = self.values.get(key);
-        let file = self.values.get(format!("{key}_file").as_str());
-        let (written, text) = match (plain, file) {
+        let file = self.values.get(file_key.as_str());
+        let (written, named, place, text) = match (plain, file) {
             (None, None) => return Ok(None),
             (Some(plain), Some(_)) => {
                 return Err(Error::Both {
@@ -271,32 +276,32 @@ impl Values {
                     key: key.to_owned(),
                 });
             }
-            (Some(plain), None) => (plain, plain.value.as_str().map(str::to_owned)),
+            (Some(plain), None) => {
+                let text = plain.value.as_str().map(str::to_owned);
+                (plain, key.to_owned(), "there", text)
+            }
             (None, Some(file)) => {
                 let Some(path) = file.value.as_str() else {
-                    return Err(wrong(
-                        &file.origin,
-                        &format!("{key}_file"),
-                        "a path",
-                        &file.value,
-                    ));
+                    return Err(wrong(&file.origin, &file_key, "a path", &file.value));
                 };
-                let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable {
-                    origin: file.origin.clone(),
-                    path: path.to_owned(),
-                    source,
-                })?;
-                (file, Some(text.trim().to_owned()))
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| Error::UnreadableValue {
+                        origin: file.origin.clone(),
+                        key: file_key.clone(),
+                        path: path.to_owned(),
+                        source,
+                    })?;
+                (file, file_key, "in that file", Some(text.trim().to_owned()))
             }
         };
         match text {
             Some(text) if accept(&text) => Ok(Some(text)),
             found => Err(Error::Wrong {
                 origin: written.origin.clone(),
-                key: key.to_owned(),
+                key: named,
                 expected,
                 found: match found {
-                    Some(_) => "what is written there".to_owned(),
+                    Some(_) => format!("what is written {place}"),
                     None => type_of(&written.value).to_owned(),
                 },
             }),

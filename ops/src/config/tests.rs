@@ -90,7 +90,7 @@ fn every_available_key_has_a_place_in_the_configuration() {
 #[test]
 fn the_environment_wins_over_the_file_and_the_file_over_the_defaults() {
     let config = load(
-        "[data]\nregion = \"eu\"\nworkers = 3\n[log]\nlevel = \"warn\"",
+        "[data]\nregion = \"eu\"\nworkers = 3\n[log]\nlevel = \"warn\"\n[[regions]]\nname = \"eu\"",
         &[
             ("THROTTLEPROXY__DATA__WORKERS", "2"),
             ("THROTTLEPROXY__DATA__PROXY_ID", "1"),
@@ -116,6 +116,11 @@ fn the_data_directory_moves_the_default_files() {
     assert_eq!(
         config.control.database_url,
         "sqlite:///srv/x/throttleproxy.db"
+    );
+    let odd = Config::load(None, Path::new("/srv/50% ?"), []).unwrap();
+    assert_eq!(
+        odd.control.database_url,
+        "sqlite:///srv/50%25%20%3F/throttleproxy.db"
     );
     assert_eq!(config.data.snapshot_dir, Path::new("/srv/x/proxy"));
 }
@@ -197,6 +202,27 @@ fn a_mistake_names_the_place_the_key_and_what_was_expected() {
             "[control]\ndatabase_url = \"sqlite://a\"\ndatabase_url_file = \"b\"",
             "FILE: give either `control.database_url` or `control.database_url_file`, not both",
         ),
+        (
+            "[control]\ndatabase_url_file = \"/nowhere/url\"",
+            "FILE: `control.database_url_file`: cannot read /nowhere/url",
+        ),
+        (
+            "[control]\ndatabase_url_file = \"/dev/null\"",
+            "FILE: `control.database_url_file` must be a sqlite:// or postgres:// address, \
+             not what is written in that file",
+        ),
+        (
+            "[[regions]]\nname = \"eu\"\nredis_url_file = \"/nowhere/url\"",
+            "FILE: `regions.redis_url_file`: cannot read /nowhere/url",
+        ),
+        (
+            "[data]\nregion = \"eu\"",
+            "FILE: `data.region` is `eu`, but there is no `[[regions]]` entry of that name",
+        ),
+        (
+            "[data]\nregion = \"local\"\n[[regions]]\nname = \"eu\"",
+            "FILE: `data.region` is `local`, but there is no `[[regions]]` entry of that name",
+        ),
     ] {
         assert_eq!(message(text), expected, "{text}");
     }
@@ -233,6 +259,18 @@ fn a_mistake_in_the_environment_names_the_variable() {
             "environment variable THROTTLEPROXY__REGIONS__NAME: `[[regions]]` can stand in \
              the configuration file only",
         ),
+        (
+            "THROTTLEPROXY__DATA__REGION",
+            "eu",
+            "environment variable THROTTLEPROXY__DATA__REGION: `data.region` is `eu`, but \
+             there is no `[[regions]]` entry of that name",
+        ),
+        (
+            "THROTTLEPROXY__CONTROL__DATABASE_URL_FILE",
+            "/nowhere/url",
+            "environment variable THROTTLEPROXY__CONTROL__DATABASE_URL_FILE: \
+             `control.database_url_file`: cannot read /nowhere/url",
+        ),
     ] {
         assert_eq!(message_of_variable(name, value), expected);
     }
@@ -259,9 +297,10 @@ fn a_proxy_needs_only_its_own_region() {
     let config = load("[[regions]]\nname = \"eu\"\n[data]\nregion = \"eu\"", &[]).unwrap();
     assert_eq!(config.own_region().unwrap().name, "eu");
 
+    // Without a proxy it needs none: a control plane names no region of its own.
     let config = load("[[regions]]\nname = \"eu\"", &[]).unwrap();
     assert_eq!(
         config.own_region().unwrap_err().to_string(),
-        "`data.region` is `local`, but there is no `[[regions]]` entry of that name"
+        "configuration: `data.region` is `local`, but there is no `[[regions]]` entry of that name"
     );
 }

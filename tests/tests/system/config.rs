@@ -20,6 +20,11 @@ async fn a_wrong_key_is_named_with_what_was_expected() {
             "[security]\nallow_private_upstreams = \"yes\"\n",
             vec!["security.allow_private_upstreams"],
         ),
+        ("[data]\nregion = \"eu\"\n", vec!["data.region", "eu"]),
+        (
+            "[control]\ndatabase_url_file = \"/nowhere/url\"\n",
+            vec!["control.database_url_file", "/nowhere/url"],
+        ),
     ] {
         let refused = check(text).await;
         assert_ne!(refused.code(), 0, "{text} is accepted");
@@ -97,6 +102,24 @@ async fn the_environment_wins_over_the_file_and_secrets_stay_hidden() {
     assert!(shown.stdout.contains("127.0.0.1:2222"), "{shown:?}");
     assert!(!said(&shown, "127.0.0.1:1111"), "{shown:?}");
     assert!(!said(&shown, "hunter2"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn a_proxy_without_its_region_makes_nothing() {
+    for subcommand in ["up", "data-plane"] {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("wrong.toml");
+        std::fs::write(&path, "[[regions]]\nname = \"eu\"\n").unwrap();
+        let data = dir.path().join("data");
+        let refused = command([subcommand, "--config", &path.display().to_string()])
+            .args(["--data-dir", &data.display().to_string()])
+            .run()
+            .await
+            .unwrap();
+        assert_eq!(refused.code(), 1, "{refused:?}");
+        assert!(said(&refused, "data.region"), "{refused:?}");
+        assert!(!data.exists(), "{subcommand} made {}", data.display());
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::Ask;
 use tests::plane::command;
-use tests::process::{Process, Program};
+use tests::process::{Output, Process, Program};
 use tests::server::free_port;
 use tests::wait::eventually;
 
@@ -154,6 +154,129 @@ async fn what_is_asked_of_an_up_that_does_not_run_is_refused() {
     assert_eq!(refused.code(), 1, "{refused:?}");
     let said = refused.stdout + &refused.stderr;
     assert!(said.contains("local") && said.contains("up"), "{said}");
+}
+
+#[tokio::test]
+async fn a_command_that_reads_makes_no_store() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("mistyped");
+    for args in [
+        vec!["replay"],
+        vec!["audit", "verify"],
+        vec!["region", "entry", UNKNOWN_KEY],
+    ] {
+        let refused = run(&data, &args).await;
+        assert_eq!(refused.code(), 1, "{refused:?}");
+        assert!(
+            refused.stderr.contains("there is no event log at")
+                && refused.stderr.contains("mistyped"),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(run(&data, &["region", "status"]).await.code(), 1);
+    assert!(!data.exists());
+
+    // An empty file is no store either, and stays empty.
+    std::fs::create_dir(&data).unwrap();
+    let database = data.join("throttleproxy.db");
+    std::fs::write(&database, "").unwrap();
+    let refused = run(&data, &["replay"]).await;
+    assert!(refused.stderr.contains("no event log"), "{refused:?}");
+    assert_eq!(std::fs::read(&database).unwrap(), b"");
+}
+
+#[tokio::test]
+async fn a_replay_says_what_it_cannot_show() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    let bootstrap = ["bootstrap", "--email", "owner@example.com"];
+    run(&data, &bootstrap).await.success();
+
+    let now: Value = serde_json::from_str(&run(&data, &["replay"]).await.success()).unwrap();
+    let head = now["position"].as_u64().unwrap();
+    let at = async |at: &str| run(&data, &["replay", "--at", at]).await;
+    assert_eq!(at(&head.to_string()).await.code(), 0);
+
+    let beyond = at(&(head + 1).to_string()).await;
+    let no_zone = at("2026-01-31T09:30:00").await;
+    let unknown = run(&data, &["replay", "--key", UNKNOWN_KEY]).await;
+    for (refused, reason) in [
+        (
+            beyond,
+            format!("beyond the head of the log, which is {head}"),
+        ),
+        (no_zone, "has no zone".to_owned()),
+        (
+            unknown,
+            format!("the log does not know the key {UNKNOWN_KEY}"),
+        ),
+    ] {
+        assert_eq!(
+            (refused.code(), refused.stdout.as_str()),
+            (1, ""),
+            "{reason}"
+        );
+        assert!(refused.stderr.contains(&reason), "{refused:?}");
+    }
+    assert_eq!(at("yesterday").await.code(), 2);
+
+    let before: Value = serde_json::from_str(&at("2000-01-01T00:00:00Z").await.success()).unwrap();
+    assert_eq!(before["position"], 0);
+    assert_eq!(before["members"], json!([]));
+    let after: Value = serde_json::from_str(&at("2999-01-01T00:00:00Z").await.success()).unwrap();
+    assert_eq!(after["position"], head);
+    assert!(after["at"].as_str().unwrap() < "2999", "{after}");
+}
+
+#[tokio::test]
+async fn a_closed_pipe_is_no_error() {
+    let dir = TempDir::new().unwrap();
+    let binary = tests::plane::binary().display().to_string();
+    // The reader closes the pipe before the command begins: it opens the way for it.
+    let script = r#"
+        mkfifo "$1/closed"
+        { cat "$1/closed"; exec "$0" config check --data-dir "$1"; } | { exec <&-; : >"$1/closed"; }
+        exit ${PIPESTATUS[0]}
+    "#;
+    let output = Program::new("/bin/bash")
+        .args(["-c", script, &binary, &dir.path().display().to_string()])
+        .run()
+        .await
+        .unwrap();
+    assert_eq!((output.code(), output.stderr.as_str()), (0, ""));
+}
+
+#[tokio::test]
+async fn nobody_else_can_read_what_is_stored() {
+    let dir = TempDir::new().unwrap();
+    let ports = [free_port(), free_port(), free_port()];
+    let demo = up(dir.path(), ports).args(["--demo"]);
+    let _demo = start(&demo, dir.path(), "up").await;
+    curl_lines(dir.path(), "up").await;
+
+    for (name, expected) in [
+        ("", 0o700),
+        ("proxy", 0o700),
+        ("throttleproxy.db", 0o600),
+        ("throttleproxy.db-wal", 0o600),
+        ("throttleproxy.db-shm", 0o600),
+    ] {
+        let path = dir.path().join("data").join(name);
+        let mode = std::fs::metadata(path).expect(name).permissions().mode();
+        assert_eq!(mode & 0o777, expected, "{name} is {mode:o}");
+    }
+}
+
+/// No log knows this key.
+const UNKNOWN_KEY: &str = "key_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
+/// Runs a command on a data directory to its end.
+async fn run(data: &Path, args: &[&str]) -> Output {
+    command(args)
+        .args(["--data-dir", &data.display().to_string()])
+        .run()
+        .await
+        .unwrap()
 }
 
 fn up(dir: &Path, [control, proxy, admin]: [u16; 3]) -> Program {
