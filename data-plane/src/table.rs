@@ -1,8 +1,9 @@
 //! The key table: what the proxy knows of every secret, read without a lock while it is
 //! changed.
 //!
-//! **Shape.** 16,384 shards by the first 14 bits of the lookup hash, each behind its own
-//! `ArcSwap`. A change copies one shard (kilobytes), not the table. In a shard the slots
+//! **Shape.** 1,024 shards by the first 10 bits of the lookup hash, each behind its own
+//! `ArcSwap`; a table that grows beyond 65,536 secrets is cut once into 16,384, by 14 bits.
+//! A change copies one shard (kilobytes), not the table. In a shard the slots
 //! lie in one exact-size array, and a small hash index of two bytes per slot finds them;
 //! the SHA-256 is its own hash. What many keys share (team, owner, limits) is kept once per
 //! shard, so that a reader of a shard needs nothing outside it.
@@ -24,7 +25,7 @@ mod shard;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 use schemas::entry::{
@@ -39,15 +40,22 @@ use policy::PolicyBook;
 pub use policy::{Policies, Target, Workspace};
 use shard::{Order, Record, Shard, Slot};
 
-const SHARD_BITS: u32 = 14;
-const SHARDS: usize = 1 << SHARD_BITS;
-/// A bucket of the region covers this many neighbouring shards, so that a bucket can be
-/// merged without touching others.
-const SHARDS_PER_BUCKET: usize = SHARDS / BUCKETS as usize;
+/// Shards of a small table, one for each bucket of a region: with a few secrets in each,
+/// what a shard costs by itself weighs little.
+const FEW: usize = BUCKETS as usize;
+/// Shards of a large table. A bucket of the region covers neighbouring ones, so that it
+/// can be merged without touching others.
+const MANY: usize = 1 << 14;
+/// A table with more secrets than this is large.
+const GROWS_BEYOND: usize = 64 * FEW;
+
+type Shards = Box<[ArcSwap<Shard>]>;
 
 /// The table of one proxy.
 pub struct KeyTable {
-    shards: Box<[ArcSwap<Shard>]>,
+    few: Shards,
+    /// Once these are there, all secrets are here and `few` is empty.
+    many: OnceLock<Shards>,
     policies: ArcSwap<Policies>,
     /// Rises after every change.
     version: AtomicU64,
@@ -102,11 +110,9 @@ pub enum Swept {
 impl KeyTable {
     /// A table that knows nobody.
     pub fn new() -> Self {
-        let empty = Arc::new(Shard::default());
         Self {
-            shards: (0..SHARDS)
-                .map(|_| ArcSwap::new(Arc::clone(&empty)))
-                .collect(),
+            few: empty_shards(FEW),
+            many: OnceLock::new(),
             policies: ArcSwap::from_pointee(Policies::default()),
             version: AtomicU64::new(0),
             entries: AtomicUsize::new(0),
@@ -117,7 +123,15 @@ impl KeyTable {
 
     /// What is known of a secret.
     pub fn get(&self, hash: &CredentialHash) -> Option<Found> {
-        self.shards[shard_of(hash)].load().get(hash)
+        if let Some(many) = self.many.get() {
+            return many[place_in(many, hash)].load().get(hash);
+        }
+        let found = self.few[place_in(&self.few, hash)].load().get(hash);
+        match self.many.get() {
+            // The table grew in between: the secret may have been moved.
+            Some(many) if found.is_none() => many[place_in(many, hash)].load().get(hash),
+            _ => found,
+        }
     }
 
     /// The policies, compiled. Do not hold the guard over an await.
@@ -167,9 +181,11 @@ impl KeyTable {
         for change in changes {
             if let Change::Secret { hash, secret } = change {
                 let slot = self.slot(&book, *hash, Ok(secret));
-                self.swap_shard(shard_of(hash), |shard| shard.with(slot));
+                let shard = &self.shards()[place_in(self.shards(), hash)];
+                self.swap_shard(shard, |shard| shard.with(slot));
             }
         }
+        self.grow();
         self.changed();
     }
 
@@ -205,10 +221,12 @@ impl KeyTable {
         if policies_changed {
             self.policies.store(Arc::new(book.compile()));
         }
-        let first = usize::from(bucket) * SHARDS_PER_BUCKET;
-        let mut by_shard: Vec<Vec<shard::Incoming>> = vec![Vec::new(); SHARDS_PER_BUCKET];
+        let shards = self.shards();
+        let per_bucket = shards.len() / FEW;
+        let first = usize::from(bucket) * per_bucket;
+        let mut by_shard: Vec<Vec<shard::Incoming>> = vec![Vec::new(); per_bucket];
         for (hash, entry) in entries {
-            if let Some(slots) = shard_of(&hash)
+            if let Some(slots) = place_in(shards, &hash)
                 .checked_sub(first)
                 .and_then(|at| by_shard.get_mut(at))
             {
@@ -216,8 +234,9 @@ impl KeyTable {
             }
         }
         for (at, slots) in by_shard.into_iter().enumerate() {
-            self.swap_shard(first + at, |shard| shard.with_all(slots));
+            self.swap_shard(&shards[first + at], |shard| shard.with_all(slots));
         }
+        self.grow();
         self.changed();
     }
 
@@ -229,7 +248,7 @@ impl KeyTable {
         let mut book = self.write();
         let through = Order::of(through).unwrap_or(Order::MAX);
         let absent: usize = self
-            .shards
+            .shards()
             .iter()
             .map(|shard| shard.load().absent(through))
             .sum();
@@ -237,9 +256,9 @@ impl KeyTable {
             return Swept::TooMany(absent);
         }
         if absent > 0 {
-            for at in 0..SHARDS {
-                if self.shards[at].load().absent(through) > 0 {
-                    self.swap_shard(at, |shard| shard.without_absent(through));
+            for shard in self.shards() {
+                if shard.load().absent(through) > 0 {
+                    self.swap_shard(shard, |shard| shard.without_absent(through));
                 }
             }
         }
@@ -326,12 +345,42 @@ impl KeyTable {
         }
     }
 
-    fn swap_shard(&self, at: usize, change: impl FnOnce(&Shard) -> Option<Shard>) {
-        let shard = self.shards[at].load();
+    /// Where all secrets are now, for the writer.
+    fn shards(&self) -> &[ArcSwap<Shard>] {
+        self.many.get().unwrap_or(&self.few)
+    }
+
+    /// Cuts a table that has become large into more shards. Readers go on meanwhile: they
+    /// find a secret in the old place until it is in the new one, and one that they miss
+    /// in the old place they look for in the new.
+    fn grow(&self) {
+        if self.len() <= GROWS_BEYOND || self.many.get().is_some() {
+            return;
+        }
+        let many: Shards = empty_shards(MANY);
+        let parts = MANY / FEW;
+        for (at, shard) in self.few.iter().enumerate() {
+            let shard = shard.load();
+            for place in at * parts..(at + 1) * parts {
+                let is_here = |hash: &[u8; 32]| place_of(hash, MANY) == place;
+                if let Some(part) = shard.part(is_here) {
+                    many[place].store(Arc::new(part));
+                }
+            }
+        }
+        if self.many.set(many).is_ok() {
+            for shard in &self.few {
+                shard.store(Arc::default());
+            }
+        }
+    }
+
+    fn swap_shard(&self, place: &ArcSwap<Shard>, change: impl FnOnce(&Shard) -> Option<Shard>) {
+        let shard = place.load();
         let before = shard.len();
         if let Some(changed) = change(&shard) {
             let after = changed.len();
-            self.shards[at].store(Arc::new(changed));
+            place.store(Arc::new(changed));
             self.entries.fetch_add(after, Ordering::Relaxed);
             self.entries.fetch_sub(before, Ordering::Relaxed);
         }
@@ -365,9 +414,20 @@ impl std::fmt::Debug for KeyTable {
     }
 }
 
-fn shard_of(hash: &CredentialHash) -> usize {
-    let bytes = hash.as_bytes();
-    usize::from(u16::from_be_bytes([bytes[0], bytes[1]]) >> (16 - SHARD_BITS))
+fn empty_shards(count: usize) -> Shards {
+    let empty = Arc::new(Shard::default());
+    (0..count)
+        .map(|_| ArcSwap::new(Arc::clone(&empty)))
+        .collect()
+}
+
+fn place_in(shards: &[ArcSwap<Shard>], hash: &CredentialHash) -> usize {
+    place_of(hash.as_bytes(), shards.len())
+}
+
+/// The place of a hash among `count` shards, a power of two up to 65,536.
+fn place_of(hash: &[u8; 32], count: usize) -> usize {
+    (usize::from(u16::from_be_bytes([hash[0], hash[1]])) * count) >> u16::BITS
 }
 
 #[cfg(test)]

@@ -216,6 +216,14 @@ impl Shard {
         })
     }
 
+    /// The slots whose hash is wanted, as they are; `None` when there are none.
+    pub(super) fn part(&self, is_wanted: impl Fn(&[u8; 32]) -> bool) -> Option<Self> {
+        self.with_each(std::iter::empty(), |old| {
+            is_wanted(&old.hash).then_some(*old)
+        })
+        .filter(|part| part.len() > 0)
+    }
+
     /// How many slots are marked and may be dropped: not newer than the snapshot, and no
     /// tombstone.
     pub(super) fn absent(&self, through: Order) -> usize {

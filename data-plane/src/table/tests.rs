@@ -236,3 +236,83 @@ proptest! {
         }
     }
 }
+
+/// The `n`th of many hashes, spread over all buckets; and its bucket.
+fn spread(n: u64) -> (u16, CredentialHash) {
+    let mut bytes = [0; 32];
+    for (at, chunk) in bytes.chunks_mut(8).enumerate() {
+        let word = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (at as u64) << 7;
+        chunk.copy_from_slice(&word.to_be_bytes());
+    }
+    let hash = CredentialHash::from_bytes(bytes);
+    (schemas::name::bucket_of(&hash), hash)
+}
+
+#[test]
+fn a_table_grows_while_it_is_read_and_nobody_is_missed() {
+    let few = 1_000;
+    let many = GROWS_BEYOND as u64 + few;
+    let entry_of = |n: u64| {
+        let mut entry = secret(n, SecretStatus::Active);
+        entry.revision = revision(1);
+        entry.limits.rps = Some(n % 3);
+        entry
+    };
+    let fill = |table: &KeyTable, range: std::ops::Range<u64>| {
+        let mut buckets: HashMap<u16, Vec<_>> = HashMap::new();
+        for n in range {
+            let (bucket, hash) = spread(n);
+            buckets
+                .entry(bucket)
+                .or_default()
+                .push((hash, Ok(entry_of(n))));
+        }
+        for (bucket, entries) in buckets {
+            table.merge_bucket(bucket, entries);
+        }
+    };
+    let table = KeyTable::new();
+    fill(&table, 0..few);
+    let revoked = spread(0).1;
+    let revoke = |rev| {
+        let mut entry = secret(0, SecretStatus::Revoked);
+        entry.revision = revision(rev);
+        Change::Secret {
+            hash: revoked,
+            secret: entry,
+        }
+    };
+    table.apply(&[revoke(2)]);
+
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut rounds = 0_u64;
+            while !is_over.load(Ordering::Acquire) || rounds == 0 {
+                for n in 0..few {
+                    let found = table.get(&spread(n).1).expect("it was there before");
+                    assert_eq!(found.key_id.to_u128(), u128::from(n));
+                }
+                rounds += 1;
+            }
+        });
+        fill(&table, few..many);
+        is_over.store(true, Ordering::Release);
+        reader.join().expect("no secret was missed");
+    });
+
+    assert!(table.many.get().is_some(), "it should have grown");
+    assert_eq!(table.len() as u64, many);
+    for n in 1..many {
+        let found = table.get(&spread(n).1).unwrap();
+        assert_eq!(found.key_id.to_u128(), u128::from(n));
+        assert_eq!(found.rates.rps, Some(n % 3));
+    }
+    assert_eq!(
+        table.get(&revoked).unwrap().status,
+        Some(SecretStatus::Revoked)
+    );
+    table.apply(&[revoke(3)]);
+    assert_eq!(table.get(&revoked).unwrap().revision, revision(3));
+    assert!(table.few.iter().all(|shard| shard.load().len() == 0));
+}
