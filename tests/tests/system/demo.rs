@@ -12,6 +12,7 @@ use tests::plane::command;
 use tests::process::{Output, Process, Program};
 use tests::server::free_port;
 use tests::wait::eventually;
+use tests::world::shared_servers;
 
 #[tokio::test]
 async fn the_demo_works_as_printed_and_again_the_same() {
@@ -38,7 +39,11 @@ async fn the_demo_works_as_printed_and_again_the_same() {
         assert_eq!(file[member], format!("http://127.0.0.1:{port}"), "{file}");
     }
     assert_eq!(file["target"], "echo");
-    check_key(&file).await.unwrap();
+    // The last line switched the key on again, which is answered when it is committed.
+    eventually("the key is on again", Duration::from_secs(2), async || {
+        check_key(&file).await
+    })
+    .await;
     check_token(&file).await.unwrap();
     assert!(
         lines
@@ -183,6 +188,25 @@ async fn a_command_that_reads_makes_no_store() {
     let refused = run(&data, &["replay"]).await;
     assert!(refused.stderr.contains("no event log"), "{refused:?}");
     assert_eq!(std::fs::read(&database).unwrap(), b"");
+}
+
+#[tokio::test]
+async fn a_database_without_a_log_is_named() {
+    let (postgres, _, _) = shared_servers().await;
+    let database = postgres.create("no_log").await;
+    let dir = TempDir::new().unwrap();
+    let refused = command(["replay", "--data-dir", &dir.path().display().to_string()])
+        .env("THROTTLEPROXY__CONTROL__DATABASE_URL", database.url())
+        .run()
+        .await
+        .unwrap();
+    assert_eq!((refused.code(), refused.stdout.as_str()), (1, ""));
+    assert!(
+        refused
+            .stderr
+            .contains("no event log in the database of `control.database_url`"),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
