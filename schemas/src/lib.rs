@@ -14,7 +14,7 @@ pub mod time;
 
 pub use credential::{Credential, CredentialHash, Environment};
 pub use id::{
-    AccountId, BootId, ControlTokenId, EventId, KeyId, LineageId, SecretId, ServiceAccountId,
+    AccountId, BootId, ControlTokenId, EventId, KeyId, LineageId, MailId, SecretId, ServiceAccountId, SessionId,
     TargetId, TeamId, WorkspaceId,
 };
 pub use limits::{Limits, PlanLimits};
