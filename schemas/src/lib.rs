@@ -9,6 +9,7 @@ pub mod json;
 pub mod limits;
 pub mod name;
 pub mod problem;
+pub mod role;
 pub mod stream;
 pub mod time;
 
@@ -18,6 +19,7 @@ pub use id::{
     TargetId, TeamId, WorkspaceId,
 };
 pub use limits::{Limits, PlanLimits};
+pub use role::{MemberStatus, Role, TeamRole};
 pub use time::Timestamp;
 
 /// A place in the whole log, dense from 1; 0 is the place before the first event.
