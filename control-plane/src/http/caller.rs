@@ -54,7 +54,7 @@ impl Caller {
             .await?
             .ok_or_else(refused)?;
         let held: BTreeSet<Permission> = if workspace.owner == token.account_id {
-            Permission::ALL.into()
+            Permission::of_role(schemas::Role::Owner).collect()
         } else {
             BTreeSet::new()
         };
