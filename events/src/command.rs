@@ -10,7 +10,7 @@ use schemas::{
     TargetId, Timestamp, WorkspaceId,
 };
 
-use crate::event::{InvitedTo, SecretMade, Stream};
+use crate::event::{AccessDenied, InvitedTo, SecretMade, Stream};
 
 /// An order to one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Command {
     Workspace(WorkspaceId, WorkspaceCommand),
     /// To a target.
     Target(TargetId, TargetCommand),
+    /// To the record of what was denied in a workspace.
+    Access(WorkspaceId, RecordDenied),
     /// To the installation.
     Instance(InstanceCommand),
 }
@@ -32,6 +34,7 @@ impl Command {
             Self::Key(id, _) => Stream::Key(*id),
             Self::Workspace(id, _) => Stream::Workspace(*id),
             Self::Target(id, _) => Stream::Target(*id),
+            Self::Access(id, _) => Stream::Access(*id),
             Self::Instance(_) => Stream::Instance,
         }
     }
@@ -280,6 +283,15 @@ pub struct TargetRules {
     /// The demo's own target: a loopback address and plain text, which the proxy lets
     /// through for exactly the address that the demo's upstream listens on.
     pub is_demo: bool,
+}
+
+/// A caller tried what they may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordDenied {
+    /// Who; the same as the actor of the event.
+    pub caller: String,
+    /// What they tried, and how they were answered.
+    pub denied: AccessDenied,
 }
 
 /// An order to the installation.

@@ -52,6 +52,9 @@ pub enum Stream {
     Workspace(WorkspaceId),
     /// One target.
     Target(TargetId),
+    /// What was denied in one workspace. It folds into nothing that anybody reads, so that
+    /// attempts do not move the version of the workspace.
+    Access(WorkspaceId),
     /// The whole installation.
     Instance,
 }
@@ -62,6 +65,7 @@ impl fmt::Display for Stream {
             Self::Key(id) => write!(f, "key/{id}"),
             Self::Workspace(id) => write!(f, "workspace/{id}"),
             Self::Target(id) => write!(f, "target/{id}"),
+            Self::Access(id) => write!(f, "access/{id}"),
             Self::Instance => f.write_str("instance"),
         }
     }
@@ -85,6 +89,7 @@ impl FromStr for Stream {
             "key" => id.parse().map(Self::Key).map_err(|_| bad()),
             "workspace" => id.parse().map(Self::Workspace).map_err(|_| bad()),
             "target" => id.parse().map(Self::Target).map_err(|_| bad()),
+            "access" => id.parse().map(Self::Access).map_err(|_| bad()),
             _ => Err(bad()),
         }
     }
@@ -213,6 +218,9 @@ pub enum Event {
     /// A target is approved no longer.
     #[serde(rename = "target.deleted")]
     TargetDeleted {},
+    /// A caller who is known tried what they may not.
+    #[serde(rename = "access.denied")]
+    AccessDenied(AccessDenied),
     /// Somebody became an operator of the installation.
     #[serde(rename = "instance.operator_added")]
     OperatorAdded {
@@ -320,6 +328,18 @@ pub struct TargetFields {
     pub allow_set_cookie: bool,
     /// Whether addresses that are not public may be connected to.
     pub allow_private: bool,
+}
+
+/// The data of `access.denied`. The route and never the path: people paste secrets where
+/// ids belong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessDenied {
+    /// The method of the request.
+    pub method: String,
+    /// The pattern that its path matched, such as `/v1/api-keys/{id}`.
+    pub route: String,
+    /// The code that it was answered with.
+    pub code: String,
 }
 
 /// The team that a guest joins.
