@@ -118,7 +118,7 @@ pub(crate) fn decode(state: &str) -> Result<Aggregate, Error> {
 
 /// The form of the aggregates in the views. Raise it whenever a field of one is added,
 /// removed or renamed: the views are then built anew from the log.
-pub(crate) const FORM: i64 = 1;
+pub(crate) const FORM: i64 = 2;
 
 const INSTANCE: &str = "instance";
 

@@ -4,6 +4,7 @@ use schemas::{Position, Timestamp, WorkspaceId};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
+use crate::denied::Denied;
 use crate::event::{Event, Recorded, Stream};
 use crate::instance::Instance;
 use crate::key::Key;
@@ -11,7 +12,7 @@ use crate::refusal::Refusal;
 use crate::target::Target;
 use crate::text::SecretLook;
 use crate::workspace::Workspace;
-use crate::{instance, key, target, workspace};
+use crate::{denied, instance, key, target, workspace};
 
 /// One aggregate, folded from its stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub enum Aggregate {
     Workspace(Box<Workspace>),
     /// A target.
     Target(Box<Target>),
+    /// What was denied in a workspace of late.
+    Denied(Box<Denied>),
     /// The installation.
     Instance(Box<Instance>),
 }
@@ -34,6 +37,7 @@ impl Aggregate {
             Self::Key(it) => it.version,
             Self::Workspace(it) => it.version,
             Self::Target(it) => it.version,
+            Self::Denied(it) => it.version,
             Self::Instance(it) => it.version,
         }
     }
@@ -44,6 +48,7 @@ impl Aggregate {
             Self::Key(it) => it.position,
             Self::Workspace(it) => it.position,
             Self::Target(it) => it.position,
+            Self::Denied(it) => it.position,
             Self::Instance(it) => it.position,
         }
     }
@@ -54,6 +59,7 @@ impl Aggregate {
             Self::Key(it) => Some(it.workspace_id),
             Self::Workspace(it) => Some(it.id),
             Self::Target(it) => Some(it.workspace_id),
+            Self::Denied(it) => Some(it.workspace_id),
             Self::Instance(_) => None,
         }
     }
@@ -76,13 +82,17 @@ pub fn decide(
         }
         (Command::Key(_, command), _) => key::decide(None, command, now, look),
         (Command::Workspace(_, command), Some(Aggregate::Workspace(it))) => {
-            workspace::decide(Some(it), command, look)
+            workspace::decide(Some(it), command, now, look)
         }
-        (Command::Workspace(_, command), _) => workspace::decide(None, command, look),
+        (Command::Workspace(_, command), _) => workspace::decide(None, command, now, look),
         (Command::Target(_, command), Some(Aggregate::Target(it))) => {
             target::decide(Some(it), command, look)
         }
         (Command::Target(_, command), _) => target::decide(None, command, look),
+        (Command::Access(_, command), Some(Aggregate::Denied(it))) => {
+            Ok(denied::decide(Some(it), command, now))
+        }
+        (Command::Access(_, command), _) => Ok(denied::decide(None, command, now)),
         (Command::Instance(command), Some(Aggregate::Instance(it))) => {
             instance::decide(Some(it), command)
         }
@@ -114,6 +124,13 @@ pub fn evolve(aggregate: Option<Aggregate>, recorded: &Recorded) -> Option<Aggre
                 _ => None,
             };
             target::evolve(before, recorded).map(|it| Aggregate::Target(Box::new(it)))
+        }
+        Stream::Access(_) => {
+            let before = match aggregate {
+                Some(Aggregate::Denied(it)) => Some(*it),
+                _ => None,
+            };
+            denied::evolve(before, recorded).map(|it| Aggregate::Denied(Box::new(it)))
         }
         Stream::Instance => {
             let before = match aggregate {

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use schemas::api::Source;
+use schemas::api::{SignUp, Source};
 use schemas::entry::{Bodies, ErrorProfile, Scheme, Timeouts};
 use schemas::{
-    AccountId, Environment, KeyId, Limits, PlanLimits, SecretId, TargetId, Timestamp, WorkspaceId,
+    AccountId, Environment, InvitationId, KeyId, Limits, MemberStatus, PlanLimits, Role, SecretId,
+    TargetId, Timestamp, WorkspaceId,
 };
 
-use crate::event::{SecretMade, Stream};
+use crate::event::{AccessDenied, InvitedTo, SecretMade, Stream};
 
 /// An order to one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub enum Command {
     Workspace(WorkspaceId, WorkspaceCommand),
     /// To a target.
     Target(TargetId, TargetCommand),
+    /// To the record of what was denied in a workspace.
+    Access(WorkspaceId, RecordDenied),
     /// To the installation.
     Instance(InstanceCommand),
 }
@@ -31,6 +34,7 @@ impl Command {
             Self::Key(id, _) => Stream::Key(*id),
             Self::Workspace(id, _) => Stream::Workspace(*id),
             Self::Target(id, _) => Stream::Target(*id),
+            Self::Access(id, _) => Stream::Access(*id),
             Self::Instance(_) => Stream::Instance,
         }
     }
@@ -134,6 +138,75 @@ pub enum WorkspaceCommand {
     },
     /// Change settings.
     Patch(PatchWorkspace),
+    /// Let nobody in and refuse every key, until reinstated; may be repeated.
+    Suspend,
+    /// Undo a suspension; may be repeated.
+    Reinstate,
+    /// Change who belongs to it.
+    Member(MemberCommand),
+    /// Ask somebody in.
+    Invitation(InvitationCommand),
+}
+
+/// An order about the members of a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberCommand {
+    /// Change what a member is.
+    Update {
+        /// Whose role decides whether this may be.
+        by: AccountId,
+        /// The member.
+        account_id: AccountId,
+        /// The new role; `None` leaves it.
+        role: Option<Role>,
+        /// Let in or not; `None` leaves it.
+        status: Option<MemberStatus>,
+    },
+    /// End a membership.
+    Remove {
+        /// Whose role decides whether this may be; `None` where the account itself goes,
+        /// which asks nobody.
+        by: Option<AccountId>,
+        /// The member.
+        account_id: AccountId,
+    },
+}
+
+/// An order about an invitation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InvitationCommand {
+    /// Make it.
+    Create {
+        /// Whose role decides whether this may be.
+        by: AccountId,
+        /// Its id.
+        id: InvitationId,
+        /// What the guest becomes.
+        role: Role,
+        /// The team that the guest joins, and as what.
+        team: Option<InvitedTo>,
+    },
+    /// Give it a new link and a new term; the old link is dead.
+    Reissue {
+        /// Whose role decides whether this may be.
+        by: AccountId,
+        /// The invitation.
+        id: InvitationId,
+    },
+    /// Take it back.
+    Delete {
+        /// Whose role decides whether this may be.
+        by: AccountId,
+        /// The invitation.
+        id: InvitationId,
+    },
+    /// Come in. Whoever asks has proven that the link is theirs.
+    Accept {
+        /// The invitation.
+        id: InvitationId,
+        /// Who comes.
+        account_id: AccountId,
+    },
 }
 
 /// Settings to change; `None` leaves a setting as it is.
@@ -145,6 +218,7 @@ pub struct PatchWorkspace {
     pub error_profile: Option<Option<ErrorProfile>>,
     pub rotation_overlap_max_seconds: Option<Option<u64>>,
     pub allow_query_key: Option<bool>,
+    pub require_totp: Option<bool>,
 }
 
 /// An order to a target.
@@ -211,11 +285,30 @@ pub struct TargetRules {
     pub is_demo: bool,
 }
 
+/// A caller tried what they may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordDenied {
+    /// Who; the same as the actor of the event.
+    pub caller: String,
+    /// What they tried, and how they were answered.
+    pub denied: AccessDenied,
+}
+
 /// An order to the installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InstanceCommand {
     /// Make somebody the first operator; refused where there is one.
     AddFirstOperator {
+        /// The account.
+        account_id: AccountId,
+    },
+    /// Make somebody an operator; may be repeated.
+    AddOperator {
+        /// The account.
+        account_id: AccountId,
+    },
+    /// Somebody is an operator no longer.
+    RemoveOperator {
         /// The account.
         account_id: AccountId,
     },
@@ -226,6 +319,8 @@ pub enum InstanceCommand {
         /// The shape of error bodies for callers without a workspace; the inner `None`
         /// is the default.
         error_profile: Option<Option<ErrorProfile>>,
+        /// Who may sign up; the inner `None` is as the installation is configured.
+        sign_up: Option<Option<SignUp>>,
     },
 }
 

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use schemas::api::{Actor, Source};
+use schemas::api::{Actor, SignUp, Source};
 use schemas::entry::{Bodies, ErrorProfile, Owner, Scheme, Timeouts};
 use schemas::{
-    AccountId, CredentialHash, Environment, EventId, KeyId, Limits, LineageId, PlanLimits,
-    Position, SecretId, TargetId, TeamId, Timestamp, WorkspaceId,
+    AccountId, CredentialHash, Environment, EventId, InvitationId, KeyId, Limits, LineageId,
+    MemberStatus, PlanLimits, Position, Role, SecretId, TargetId, TeamId, TeamRole, Timestamp,
+    WorkspaceId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,10 +48,13 @@ pub struct Recorded {
 pub enum Stream {
     /// One key.
     Key(KeyId),
-    /// One workspace: its settings.
+    /// One workspace: its settings and its people.
     Workspace(WorkspaceId),
     /// One target.
     Target(TargetId),
+    /// What was denied in one workspace. It folds into nothing that anybody reads, so that
+    /// attempts do not move the version of the workspace.
+    Access(WorkspaceId),
     /// The whole installation.
     Instance,
 }
@@ -61,6 +65,7 @@ impl fmt::Display for Stream {
             Self::Key(id) => write!(f, "key/{id}"),
             Self::Workspace(id) => write!(f, "workspace/{id}"),
             Self::Target(id) => write!(f, "target/{id}"),
+            Self::Access(id) => write!(f, "access/{id}"),
             Self::Instance => f.write_str("instance"),
         }
     }
@@ -84,6 +89,7 @@ impl FromStr for Stream {
             "key" => id.parse().map(Self::Key).map_err(|_| bad()),
             "workspace" => id.parse().map(Self::Workspace).map_err(|_| bad()),
             "target" => id.parse().map(Self::Target).map_err(|_| bad()),
+            "access" => id.parse().map(Self::Access).map_err(|_| bad()),
             _ => Err(bad()),
         }
     }
@@ -140,6 +146,66 @@ pub enum Event {
         /// The settings.
         changes: WorkspaceChanges,
     },
+    /// An operator suspended a workspace: nobody of it is let in, no key of it is admitted.
+    #[serde(rename = "workspace.suspended")]
+    WorkspaceSuspended {},
+    /// An operator ended the suspension of a workspace.
+    #[serde(rename = "workspace.reinstated")]
+    WorkspaceReinstated {},
+    /// The role or the status of a member was changed; each says from what to what.
+    #[serde(rename = "workspace.member_updated")]
+    MemberUpdated {
+        /// The member.
+        account_id: AccountId,
+        /// The fields.
+        changes: MemberChanges,
+    },
+    /// A membership ended.
+    #[serde(rename = "workspace.member_removed")]
+    MemberRemoved {
+        /// Whose.
+        account_id: AccountId,
+    },
+    /// Somebody was asked into a workspace. Who that is, is not in the log.
+    #[serde(rename = "workspace.invitation_created")]
+    InvitationCreated {
+        /// The invitation.
+        invitation_id: InvitationId,
+        /// What the guest becomes.
+        role: Role,
+        /// The team that the guest joins, and as what.
+        team: Option<InvitedTo>,
+        /// Whose role it rests on: when theirs does not reach so far any more, it is dead.
+        by: AccountId,
+        /// When the link is dead.
+        expires_at: Timestamp,
+    },
+    /// An invitation got a new link; the one before is dead.
+    #[serde(rename = "workspace.invitation_reissued")]
+    InvitationReissued {
+        /// The invitation.
+        invitation_id: InvitationId,
+        /// Whose role it rests on from now on.
+        by: AccountId,
+        /// When the new link is dead.
+        expires_at: Timestamp,
+    },
+    /// An invitation was taken back.
+    #[serde(rename = "workspace.invitation_deleted")]
+    InvitationDeleted {
+        /// The invitation.
+        invitation_id: InvitationId,
+    },
+    /// An invitation was accepted, and its guest is a member.
+    #[serde(rename = "workspace.invitation_accepted")]
+    InvitationAccepted {
+        /// The invitation.
+        invitation_id: InvitationId,
+        /// The new member.
+        account_id: AccountId,
+        /// What they became.
+        role: Role,
+    },
     /// A target was approved.
     #[serde(rename = "target.created")]
     TargetCreated(Box<TargetFields>),
@@ -152,9 +218,18 @@ pub enum Event {
     /// A target is approved no longer.
     #[serde(rename = "target.deleted")]
     TargetDeleted {},
+    /// A caller who is known tried what they may not.
+    #[serde(rename = "access.denied")]
+    AccessDenied(AccessDenied),
     /// Somebody became an operator of the installation.
     #[serde(rename = "instance.operator_added")]
     OperatorAdded {
+        /// The account.
+        account_id: AccountId,
+    },
+    /// Somebody is an operator of the installation no longer.
+    #[serde(rename = "instance.operator_removed")]
+    OperatorRemoved {
         /// The account.
         account_id: AccountId,
     },
@@ -255,6 +330,27 @@ pub struct TargetFields {
     pub allow_private: bool,
 }
 
+/// The data of `access.denied`. The route and never the path: people paste secrets where
+/// ids belong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessDenied {
+    /// The method of the request.
+    pub method: String,
+    /// The pattern that its path matched, such as `/v1/api-keys/{id}`.
+    pub route: String,
+    /// The code that it was answered with.
+    pub code: String,
+}
+
+/// The team that a guest joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct InvitedTo {
+    /// The team.
+    pub team_id: TeamId,
+    /// What the guest becomes in it.
+    pub role: TeamRole,
+}
+
 /// From what to what a field was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change<T> {
@@ -327,6 +423,15 @@ changes! {
         error_profile: Option<ErrorProfile>,
         rotation_overlap_max_seconds: u64,
         allow_query_key: bool,
+        require_totp: bool,
+    }
+}
+
+changes! {
+    /// What was changed about a member.
+    MemberChanges of crate::workspace::Member {
+        role: Role,
+        status: MemberStatus,
     }
 }
 
@@ -351,5 +456,6 @@ changes! {
     InstanceChanges of crate::instance::Settings {
         global_limits: PlanLimits,
         error_profile: ErrorProfile,
+        sign_up: Option<SignUp>,
     }
 }

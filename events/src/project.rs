@@ -81,6 +81,8 @@ fn entries(aggregate: &Aggregate) -> Vec<Bare> {
             .collect(),
         Aggregate::Workspace(it) => vec![Bare::Policy(Box::new(workspace_policy(it)))],
         Aggregate::Target(it) => vec![Bare::Policy(Box::new(target_policy(it)))],
+        // No proxy needs to know.
+        Aggregate::Denied(_) => vec![],
         Aggregate::Instance(it) => vec![Bare::Policy(Box::new(global_policy(it)))],
     }
 }
@@ -124,7 +126,7 @@ fn secret_status(key: &Key, secret: &Secret) -> SecretStatus {
 fn workspace_policy(workspace: &Workspace) -> Policy {
     Policy::Workspace(WorkspacePolicy {
         workspace_id: workspace.id,
-        suspended: false,
+        suspended: workspace.suspended,
         plan_limits: workspace.settings.plan_limits,
         error_profile: workspace.settings.error_profile,
         allow_query_key: workspace.settings.allow_query_key,

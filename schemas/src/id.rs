@@ -115,6 +115,8 @@ ids! {
     SessionId = "ses_";
     /// A mail that waits to be sent.
     MailId = "mail_";
+    /// An invitation into a workspace.
+    InvitationId = "inv_";
     /// An event of the log.
     EventId = "";
     /// A history of the log; a restore opens a new one.

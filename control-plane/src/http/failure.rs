@@ -123,6 +123,9 @@ impl From<Refusal> for Failure {
                 "two secrets are live; wait until the older one has ended, or rotate with \
                  overlap_seconds 0",
             ),
+            Refusal::Forbidden(_) => Self::new(Code::Forbidden, detail),
+            Refusal::LastOwner => Self::new(Code::LastOwner, detail),
+            Refusal::LastOperator => Self::new(Code::InUse, detail),
             Refusal::VersionMismatch { .. } => Self::new(Code::PreconditionFailed, detail),
         }
     }
