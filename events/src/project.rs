@@ -4,8 +4,8 @@
 //! that no list of "events that matter" can lag behind the events there are.
 
 use schemas::entry::{
-    Change, GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus, TargetPolicy,
-    WorkspacePolicy,
+    Access, Change, GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus,
+    TargetPolicy, WorkspacePolicy,
 };
 use schemas::{CredentialHash, Position};
 
@@ -103,6 +103,7 @@ fn secret_entry(key: &Key, secret: &Secret) -> SecretEntry {
         owner: key.owner,
         name: key.name.clone(),
         limits: key.limits,
+        access: Access::default(),
     }
 }
 
