@@ -17,6 +17,7 @@ mod me;
 mod params;
 mod permission;
 mod positions;
+mod rights;
 mod serve;
 mod targets;
 mod tokens;

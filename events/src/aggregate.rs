@@ -88,9 +88,9 @@ pub fn decide(
         }
         (Command::Key(_, command), _) => key::decide(None, command, now, look),
         (Command::Workspace(_, command), Some(Aggregate::Workspace(it))) => {
-            workspace::decide(Some(it), command, look)
+            workspace::decide(Some(it), command, now, look)
         }
-        (Command::Workspace(_, command), _) => workspace::decide(None, command, look),
+        (Command::Workspace(_, command), _) => workspace::decide(None, command, now, look),
         (Command::Target(_, command), Some(Aggregate::Target(it))) => {
             target::decide(Some(it), command, look)
         }

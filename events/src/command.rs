@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use schemas::api::Source;
+use schemas::api::{SignUp, Source};
 use schemas::entry::{Bodies, ErrorProfile, Owner, Scheme, Timeouts};
 use schemas::{
-    AccountId, Environment, KeyId, Limits, PlanLimits, SecretId, ServiceAccountId, TargetId,
-    TeamId, TeamRole, Timestamp, WorkspaceId,
+    AccountId, Environment, InvitationId, KeyId, Limits, MemberStatus, PlanLimits, Role, SecretId,
+    ServiceAccountId, TargetId, TeamId, TeamRole, Timestamp, WorkspaceId,
 };
 use serde_json::Value;
 
-use crate::event::{SecretMade, Stream};
+use crate::event::{InvitedTo, SecretMade, Stream};
 
 /// An order to one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,6 +153,75 @@ pub enum WorkspaceCommand {
     },
     /// Change settings.
     Patch(PatchWorkspace),
+    /// Let nobody in and refuse every key, until reinstated; may be repeated.
+    Suspend,
+    /// Undo a suspension; may be repeated.
+    Reinstate,
+    /// Change who belongs to it.
+    Member(MemberCommand),
+    /// Ask somebody in.
+    Invitation(InvitationCommand),
+}
+
+/// An order about the members of a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberCommand {
+    /// Change what a member is.
+    Update {
+        /// Whose role decides whether this may be.
+        by: AccountId,
+        /// The member.
+        account_id: AccountId,
+        /// The new role; `None` leaves it.
+        role: Option<Role>,
+        /// Let in or not; `None` leaves it.
+        status: Option<MemberStatus>,
+    },
+    /// End a membership.
+    Remove {
+        /// Whose role decides whether this may be; `None` where the account itself goes,
+        /// which asks nobody.
+        by: Option<AccountId>,
+        /// The member.
+        account_id: AccountId,
+    },
+}
+
+/// An order about an invitation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InvitationCommand {
+    /// Make it.
+    Create {
+        /// Whose role decides whether this may be.
+        by: AccountId,
+        /// Its id.
+        id: InvitationId,
+        /// What the guest becomes.
+        role: Role,
+        /// The team that the guest joins, and as what.
+        team: Option<InvitedTo>,
+    },
+    /// Give it a new link and a new term; the old link is dead.
+    Reissue {
+        /// Whose role decides whether this may be.
+        by: AccountId,
+        /// The invitation.
+        id: InvitationId,
+    },
+    /// Take it back.
+    Delete {
+        /// Whose role decides whether this may be.
+        by: AccountId,
+        /// The invitation.
+        id: InvitationId,
+    },
+    /// Come in. Whoever asks has proven that the link is theirs.
+    Accept {
+        /// The invitation.
+        id: InvitationId,
+        /// Who comes.
+        account_id: AccountId,
+    },
 }
 
 /// Settings to change; `None` leaves a setting as it is.
@@ -164,6 +233,7 @@ pub struct PatchWorkspace {
     pub error_profile: Option<Option<ErrorProfile>>,
     pub rotation_overlap_max_seconds: Option<Option<u64>>,
     pub allow_query_key: Option<bool>,
+    pub require_totp: Option<bool>,
 }
 
 /// An order to a target.
@@ -291,6 +361,16 @@ pub enum InstanceCommand {
         /// The account.
         account_id: AccountId,
     },
+    /// Make somebody an operator; may be repeated.
+    AddOperator {
+        /// The account.
+        account_id: AccountId,
+    },
+    /// Somebody is an operator no longer.
+    RemoveOperator {
+        /// The account.
+        account_id: AccountId,
+    },
     /// Change settings.
     Patch {
         /// Caps over all requests.
@@ -298,6 +378,8 @@ pub enum InstanceCommand {
         /// The shape of error bodies for callers without a workspace; the inner `None`
         /// is the default.
         error_profile: Option<Option<ErrorProfile>>,
+        /// Who may sign up; the inner `None` is as the installation is configured.
+        sign_up: Option<Option<SignUp>>,
     },
 }
 

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use schemas::api::{Actor, Source};
+use schemas::api::{Actor, SignUp, Source};
 use schemas::entry::{Bodies, ErrorProfile, Owner, Scheme, Timeouts};
 use schemas::{
-    AccountId, CredentialHash, Environment, EventId, KeyId, Limits, LineageId, PlanLimits,
-    Position, SecretId, ServiceAccountId, TargetId, TeamId, TeamRole, Timestamp, WorkspaceId,
+    AccountId, CredentialHash, Environment, EventId, InvitationId, KeyId, Limits, LineageId,
+    MemberStatus, PlanLimits, Position, Role, SecretId, ServiceAccountId, TargetId, TeamId,
+    TeamRole, Timestamp, WorkspaceId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +48,7 @@ pub struct Recorded {
 pub enum Stream {
     /// One key.
     Key(KeyId),
-    /// One workspace: its settings.
+    /// One workspace: its settings and its people.
     Workspace(WorkspaceId),
     /// One target.
     Target(TargetId),
@@ -154,6 +155,66 @@ pub enum Event {
         /// The settings.
         changes: WorkspaceChanges,
     },
+    /// An operator suspended a workspace: nobody of it is let in, no key of it is admitted.
+    #[serde(rename = "workspace.suspended")]
+    WorkspaceSuspended {},
+    /// An operator ended the suspension of a workspace.
+    #[serde(rename = "workspace.reinstated")]
+    WorkspaceReinstated {},
+    /// The role or the status of a member was changed; each says from what to what.
+    #[serde(rename = "workspace.member_updated")]
+    MemberUpdated {
+        /// The member.
+        account_id: AccountId,
+        /// The fields.
+        changes: MemberChanges,
+    },
+    /// A membership ended.
+    #[serde(rename = "workspace.member_removed")]
+    MemberRemoved {
+        /// Whose.
+        account_id: AccountId,
+    },
+    /// Somebody was asked into a workspace. Who that is, is not in the log.
+    #[serde(rename = "workspace.invitation_created")]
+    InvitationCreated {
+        /// The invitation.
+        invitation_id: InvitationId,
+        /// What the guest becomes.
+        role: Role,
+        /// The team that the guest joins, and as what.
+        team: Option<InvitedTo>,
+        /// Whose role it rests on: when theirs does not reach so far any more, it is dead.
+        by: AccountId,
+        /// When the link is dead.
+        expires_at: Timestamp,
+    },
+    /// An invitation got a new link; the one before is dead.
+    #[serde(rename = "workspace.invitation_reissued")]
+    InvitationReissued {
+        /// The invitation.
+        invitation_id: InvitationId,
+        /// Whose role it rests on from now on.
+        by: AccountId,
+        /// When the new link is dead.
+        expires_at: Timestamp,
+    },
+    /// An invitation was taken back.
+    #[serde(rename = "workspace.invitation_deleted")]
+    InvitationDeleted {
+        /// The invitation.
+        invitation_id: InvitationId,
+    },
+    /// An invitation was accepted, and its guest is a member.
+    #[serde(rename = "workspace.invitation_accepted")]
+    InvitationAccepted {
+        /// The invitation.
+        invitation_id: InvitationId,
+        /// The new member.
+        account_id: AccountId,
+        /// What they became.
+        role: Role,
+    },
     /// A target was approved.
     #[serde(rename = "target.created")]
     TargetCreated(Box<TargetFields>),
@@ -220,6 +281,12 @@ pub enum Event {
     /// Somebody became an operator of the installation.
     #[serde(rename = "instance.operator_added")]
     OperatorAdded {
+        /// The account.
+        account_id: AccountId,
+    },
+    /// Somebody is an operator of the installation no longer.
+    #[serde(rename = "instance.operator_removed")]
+    OperatorRemoved {
         /// The account.
         account_id: AccountId,
     },
@@ -320,6 +387,15 @@ pub struct TargetFields {
     pub allow_private: bool,
 }
 
+/// The team that a guest joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct InvitedTo {
+    /// The team.
+    pub team_id: TeamId,
+    /// What the guest becomes in it.
+    pub role: TeamRole,
+}
+
 /// From what to what a field was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change<T> {
@@ -418,6 +494,15 @@ changes! {
         error_profile: Option<ErrorProfile>,
         rotation_overlap_max_seconds: u64,
         allow_query_key: bool,
+        require_totp: bool,
+    }
+}
+
+changes! {
+    /// What was changed about a member.
+    MemberChanges of crate::workspace::Member {
+        role: Role,
+        status: MemberStatus,
     }
 }
 
@@ -442,5 +527,6 @@ changes! {
     InstanceChanges of crate::instance::Settings {
         global_limits: PlanLimits,
         error_profile: ErrorProfile,
+        sign_up: Option<SignUp>,
     }
 }

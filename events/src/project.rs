@@ -129,7 +129,7 @@ fn secret_status(key: &Key, secret: &Secret) -> SecretStatus {
 fn workspace_policy(workspace: &Workspace) -> Policy {
     Policy::Workspace(WorkspacePolicy {
         workspace_id: workspace.id,
-        suspended: false,
+        suspended: workspace.suspended,
         plan_limits: workspace.settings.plan_limits,
         error_profile: workspace.settings.error_profile,
         allow_query_key: workspace.settings.allow_query_key,

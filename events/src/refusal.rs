@@ -35,6 +35,15 @@ pub enum Refusal {
     /// A team with keys cannot be deleted.
     #[error("the team has keys")]
     TeamHasKeys,
+    /// The role of whoever asks does not reach this.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// A workspace has at least one owner who is let in.
+    #[error("this is the last active owner of the workspace; make somebody else one first")]
+    LastOwner,
+    /// An installation has at least one operator.
+    #[error("this is the last operator; make somebody else one first")]
+    LastOperator,
     /// The resource is at another version than the command was made for.
     #[error("the resource is at version {actual}")]
     VersionMismatch {

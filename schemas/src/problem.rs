@@ -141,12 +141,16 @@ codes! {
     IdempotencyConflict = "idempotency_conflict", 422, "The idempotency key was used with another body";
     /// Another one has this name.
     NameTaken = "name_taken", 409, "The name is taken";
+    /// A workspace has at least one active owner.
+    LastOwner = "last_owner", 409, "The last active owner stays";
     /// The key was used, so its history stays.
     KeyHasHistory = "key_has_history", 409, "The key was used";
     /// The key is revoked for good.
     KeyRevoked = "key_revoked", 409, "The key is revoked";
     /// The key already has two live secrets.
     RotationInProgress = "rotation_in_progress", 409, "A rotation is in progress";
+    /// The member owns keys, and what becomes of them was not said.
+    MemberOwnsKeys = "member_owns_keys", 409, "The member owns keys";
     /// It could not be proved in time that the key was never used.
     PurgeUnproven = "purge_unproven", 409, "It is not proven that the key was never used";
     /// The team still has keys.

@@ -139,6 +139,9 @@ impl From<Refusal> for Failure {
                 Code::TeamHasKeys,
                 "revoke, purge or transfer the keys of the team first",
             ),
+            Refusal::Forbidden(_) => Self::new(Code::Forbidden, detail),
+            Refusal::LastOwner => Self::new(Code::LastOwner, detail),
+            Refusal::LastOperator => Self::new(Code::InUse, detail),
             Refusal::VersionMismatch { .. } => Self::new(Code::PreconditionFailed, detail),
         }
     }
