@@ -96,6 +96,8 @@ pub async fn prepare(
         name: KEY_NAME.to_owned(),
         category: None,
         environment: Environment::Test,
+        team_id: None,
+        owner: None,
         expires_at: None,
         limits: Limits::default(),
         metadata: Default::default(),

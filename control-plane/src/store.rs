@@ -262,6 +262,7 @@ fn migrations(backend: Backend) -> Vec<Migration> {
     const MIGRATIONS: &[(i64, &str, &str)] = &[
         (1, "log", include_str!("../migrations/0001_log.sql")),
         (2, "people", include_str!("../migrations/0002_people.sql")),
+        (4, "teams", include_str!("../migrations/0004_teams.sql")),
     ];
     let of_backend = |&(version, name, text): &(i64, &'static str, &str)| {
         let text = match backend {

@@ -9,10 +9,12 @@ use crate::event::{Event, Recorded, Stream};
 use crate::instance::Instance;
 use crate::key::Key;
 use crate::refusal::Refusal;
+use crate::service_account::ServiceAccount;
 use crate::target::Target;
+use crate::team::Team;
 use crate::text::SecretLook;
 use crate::workspace::Workspace;
-use crate::{denied, instance, key, target, workspace};
+use crate::{denied, instance, key, service_account, target, team, workspace};
 
 /// One aggregate, folded from its stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,10 @@ pub enum Aggregate {
     Target(Box<Target>),
     /// What was denied in a workspace of late.
     Denied(Box<Denied>),
+    /// A team.
+    Team(Box<Team>),
+    /// A service account.
+    ServiceAccount(Box<ServiceAccount>),
     /// The installation.
     Instance(Box<Instance>),
 }
@@ -38,6 +44,8 @@ impl Aggregate {
             Self::Workspace(it) => it.version,
             Self::Target(it) => it.version,
             Self::Denied(it) => it.version,
+            Self::Team(it) => it.version,
+            Self::ServiceAccount(it) => it.version,
             Self::Instance(it) => it.version,
         }
     }
@@ -49,6 +57,8 @@ impl Aggregate {
             Self::Workspace(it) => it.position,
             Self::Target(it) => it.position,
             Self::Denied(it) => it.position,
+            Self::Team(it) => it.position,
+            Self::ServiceAccount(it) => it.position,
             Self::Instance(it) => it.position,
         }
     }
@@ -60,6 +70,8 @@ impl Aggregate {
             Self::Workspace(it) => Some(it.id),
             Self::Target(it) => Some(it.workspace_id),
             Self::Denied(it) => Some(it.workspace_id),
+            Self::Team(it) => Some(it.workspace_id),
+            Self::ServiceAccount(it) => Some(it.workspace_id),
             Self::Instance(_) => None,
         }
     }
@@ -93,6 +105,14 @@ pub fn decide(
             Ok(denied::decide(Some(it), command, now))
         }
         (Command::Access(_, command), _) => Ok(denied::decide(None, command, now)),
+        (Command::Team(_, command), Some(Aggregate::Team(it))) => {
+            team::decide(Some(it), command, look)
+        }
+        (Command::Team(_, command), _) => team::decide(None, command, look),
+        (Command::ServiceAccount(_, command), Some(Aggregate::ServiceAccount(it))) => {
+            service_account::decide(Some(it), command, look)
+        }
+        (Command::ServiceAccount(_, command), _) => service_account::decide(None, command, look),
         (Command::Instance(command), Some(Aggregate::Instance(it))) => {
             instance::decide(Some(it), command)
         }
@@ -131,6 +151,21 @@ pub fn evolve(aggregate: Option<Aggregate>, recorded: &Recorded) -> Option<Aggre
                 _ => None,
             };
             denied::evolve(before, recorded).map(|it| Aggregate::Denied(Box::new(it)))
+        }
+        Stream::Team(_) => {
+            let before = match aggregate {
+                Some(Aggregate::Team(it)) => Some(*it),
+                _ => None,
+            };
+            team::evolve(before, recorded).map(|it| Aggregate::Team(Box::new(it)))
+        }
+        Stream::ServiceAccount(_) => {
+            let before = match aggregate {
+                Some(Aggregate::ServiceAccount(it)) => Some(*it),
+                _ => None,
+            };
+            service_account::evolve(before, recorded)
+                .map(|it| Aggregate::ServiceAccount(Box::new(it)))
         }
         Stream::Instance => {
             let before = match aggregate {

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use schemas::api::{SignUp, Source};
-use schemas::entry::{Bodies, ErrorProfile, Scheme, Timeouts};
+use schemas::entry::{Bodies, ErrorProfile, Owner, Scheme, Timeouts};
 use schemas::{
     AccountId, Environment, InvitationId, KeyId, Limits, MemberStatus, PlanLimits, Role, SecretId,
-    TargetId, Timestamp, WorkspaceId,
+    ServiceAccountId, TargetId, TeamId, TeamRole, Timestamp, WorkspaceId,
 };
+use serde_json::Value;
 
 use crate::event::{AccessDenied, InvitedTo, SecretMade, Stream};
 
@@ -23,6 +24,10 @@ pub enum Command {
     Target(TargetId, TargetCommand),
     /// To the record of what was denied in a workspace.
     Access(WorkspaceId, RecordDenied),
+    /// To a team.
+    Team(TeamId, TeamCommand),
+    /// To a service account.
+    ServiceAccount(ServiceAccountId, ServiceAccountCommand),
     /// To the installation.
     Instance(InstanceCommand),
 }
@@ -35,6 +40,8 @@ impl Command {
             Self::Workspace(id, _) => Stream::Workspace(*id),
             Self::Target(id, _) => Stream::Target(*id),
             Self::Access(id, _) => Stream::Access(*id),
+            Self::Team(id, _) => Stream::Team(*id),
+            Self::ServiceAccount(id, _) => Stream::ServiceAccount(*id),
             Self::Instance(_) => Stream::Instance,
         }
     }
@@ -55,6 +62,13 @@ pub enum KeyCommand {
     Revoke,
     /// Give it a new secret.
     Rotate(RotateKey),
+    /// Give it another owner.
+    Transfer {
+        /// Whose it will be; `None` makes it a key of its team or workspace.
+        owner: Option<Owner>,
+        /// The team it will be in.
+        team_id: Option<TeamId>,
+    },
     /// Remove it; whoever asks has proven that no proxy ever admitted it.
     Purge,
     /// A proxy reported a use.
@@ -73,6 +87,8 @@ pub struct CreateKey {
     pub name: String,
     pub category: Option<String>,
     pub environment: Environment,
+    pub team_id: Option<TeamId>,
+    pub owner: Option<Owner>,
     pub expires_at: Option<Timestamp>,
     pub limits: Limits,
     pub metadata: BTreeMap<String, String>,
@@ -122,6 +138,8 @@ pub struct RotateKey {
     pub overlap_max_seconds: u64,
     /// Why. `leaked` ends all other secrets at once.
     pub reason: Option<String>,
+    /// A developer does it under the policy of the key's team.
+    pub self_service: bool,
     /// The new secret.
     pub secret: SecretMade,
 }
@@ -292,6 +310,59 @@ pub struct RecordDenied {
     pub caller: String,
     /// What they tried, and how they were answered.
     pub denied: AccessDenied,
+}
+
+/// An order to a team.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TeamCommand {
+    /// Make it; what the patch does not name is as by default.
+    Create(Box<PatchTeam>),
+    /// Change fields.
+    Patch(Box<PatchTeam>),
+    /// Be no more; whoever asks has seen to it that it has no keys.
+    Delete,
+    /// Give somebody a role; may be repeated.
+    SetMember {
+        /// Who.
+        account_id: AccountId,
+        /// The role.
+        role: TeamRole,
+    },
+    /// Take the role from somebody.
+    RemoveMember {
+        /// Who.
+        account_id: AccountId,
+    },
+}
+
+/// Fields to change; `None` leaves a field as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(missing_docs)] // each is the field of `schemas::api::Team` of the same name
+pub struct PatchTeam {
+    pub name: Option<String>,
+    pub limits: Option<LimitsPatch>,
+    /// Members to set, by name; the inner `None` sets all of them back.
+    pub self_service: Option<Option<BTreeMap<String, Value>>>,
+    pub blocked: Option<bool>,
+}
+
+/// An order to a service account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceAccountCommand {
+    /// Make it.
+    Create {
+        /// What people call it.
+        name: String,
+        /// The team.
+        team_id: TeamId,
+    },
+    /// Change what is named.
+    Patch {
+        /// What people call it.
+        name: Option<String>,
+        /// Switch it on or off; may be repeated.
+        active: Option<bool>,
+    },
 }
 
 /// An order to the installation.

@@ -9,8 +9,8 @@ use schemas::api::{Actor, SignUp, Source};
 use schemas::entry::{Bodies, ErrorProfile, Owner, Scheme, Timeouts};
 use schemas::{
     AccountId, CredentialHash, Environment, EventId, InvitationId, KeyId, Limits, LineageId,
-    MemberStatus, PlanLimits, Position, Role, SecretId, TargetId, TeamId, TeamRole, Timestamp,
-    WorkspaceId,
+    MemberStatus, PlanLimits, Position, Role, SecretId, ServiceAccountId, TargetId, TeamId,
+    TeamRole, Timestamp, WorkspaceId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,10 @@ pub enum Stream {
     /// What was denied in one workspace. It folds into nothing that anybody reads, so that
     /// attempts do not move the version of the workspace.
     Access(WorkspaceId),
+    /// One team: its fields and its people.
+    Team(TeamId),
+    /// One service account.
+    ServiceAccount(ServiceAccountId),
     /// The whole installation.
     Instance,
 }
@@ -66,6 +70,8 @@ impl fmt::Display for Stream {
             Self::Workspace(id) => write!(f, "workspace/{id}"),
             Self::Target(id) => write!(f, "target/{id}"),
             Self::Access(id) => write!(f, "access/{id}"),
+            Self::Team(id) => write!(f, "team/{id}"),
+            Self::ServiceAccount(id) => write!(f, "service_account/{id}"),
             Self::Instance => f.write_str("instance"),
         }
     }
@@ -90,6 +96,8 @@ impl FromStr for Stream {
             "workspace" => id.parse().map(Self::Workspace).map_err(|_| bad()),
             "target" => id.parse().map(Self::Target).map_err(|_| bad()),
             "access" => id.parse().map(Self::Access).map_err(|_| bad()),
+            "team" => id.parse().map(Self::Team).map_err(|_| bad()),
+            "service_account" => id.parse().map(Self::ServiceAccount).map_err(|_| bad()),
             _ => Err(bad()),
         }
     }
@@ -120,6 +128,12 @@ pub enum Event {
     /// A key got a new secret; others end now or later.
     #[serde(rename = "key.rotated")]
     KeyRotated(KeyRotated),
+    /// A key got another owner, and with it perhaps a team.
+    #[serde(rename = "key.transferred")]
+    KeyTransferred {
+        /// Whose it was and is.
+        changes: KeyTransfer,
+    },
     /// A proxy admitted a request with this key for the first time. From here on it has
     /// a history and cannot be purged.
     #[serde(rename = "key.first_used")]
@@ -221,6 +235,57 @@ pub enum Event {
     /// A caller who is known tried what they may not.
     #[serde(rename = "access.denied")]
     AccessDenied(AccessDenied),
+    /// A team was made.
+    #[serde(rename = "team.created")]
+    TeamCreated(Box<crate::team::TeamFields>),
+    /// Fields of a team were changed.
+    #[serde(rename = "team.updated")]
+    TeamUpdated {
+        /// The fields.
+        changes: Box<TeamChanges>,
+    },
+    /// A team is no more. Its people have no role in it any longer.
+    #[serde(rename = "team.deleted")]
+    TeamDeleted {},
+    /// Somebody got a role in a team, or another one.
+    #[serde(rename = "team.member_set")]
+    TeamMemberSet {
+        /// Who.
+        account_id: AccountId,
+        /// The role before; `None` for somebody who was not in the team.
+        from: Option<TeamRole>,
+        /// The role now.
+        role: TeamRole,
+    },
+    /// Somebody left a team.
+    #[serde(rename = "team.member_removed")]
+    TeamMemberRemoved {
+        /// Who.
+        account_id: AccountId,
+        /// The role that they had.
+        role: TeamRole,
+    },
+    /// A service account was made, in a team where it stays.
+    #[serde(rename = "service_account.created")]
+    ServiceAccountCreated {
+        /// What people call it.
+        name: String,
+        /// The team.
+        team_id: TeamId,
+    },
+    /// Fields of a service account were changed.
+    #[serde(rename = "service_account.updated")]
+    ServiceAccountUpdated {
+        /// The fields.
+        changes: ServiceAccountChanges,
+    },
+    /// A service account was switched off: its keys are refused.
+    #[serde(rename = "service_account.deactivated")]
+    ServiceAccountDeactivated {},
+    /// A service account was switched on again: those of its keys that nothing else stops
+    /// are admitted.
+    #[serde(rename = "service_account.reactivated")]
+    ServiceAccountReactivated {},
     /// Somebody became an operator of the installation.
     #[serde(rename = "instance.operator_added")]
     OperatorAdded {
@@ -412,6 +477,32 @@ changes! {
         limits: Limits,
         metadata: BTreeMap<String, String>,
         rotation_due_at: Option<Timestamp>,
+    }
+}
+
+changes! {
+    /// Whose a key was and is.
+    KeyTransfer of crate::key::Key {
+        owner: Option<Owner>,
+        team_id: Option<TeamId>,
+    }
+}
+
+changes! {
+    /// Fields of a team that were changed.
+    TeamChanges of crate::team::TeamFields {
+        name: String,
+        limits: Limits,
+        self_service: crate::self_service::SelfService,
+        access: schemas::entry::Access,
+        blocked: bool,
+    }
+}
+
+changes! {
+    /// Fields of a service account that were changed.
+    ServiceAccountChanges of crate::service_account::ServiceAccount {
+        name: String,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The domain's "no". It knows nothing of HTTP; the edge turns it into an answer.
 
+use schemas::api::SelfServiceRule;
+
 /// Why a command changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -27,6 +29,12 @@ pub enum Refusal {
     /// Two secrets are live already.
     #[error("two secrets are live already")]
     RotationInProgress,
+    /// A rule of the team's self-service says no, whatever the fields are.
+    #[error("the team's self-service does not allow this: {}", .0.as_str())]
+    SelfService(SelfServiceRule),
+    /// A team with keys cannot be deleted.
+    #[error("the team has keys")]
+    TeamHasKeys,
     /// The role of whoever asks does not reach this.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -77,6 +85,8 @@ pub enum FieldCode {
     HostNotAllowed,
     /// What it promises is not enforced yet.
     NotAvailable,
+    /// A rule of the team's self-service says no.
+    SelfService(SelfServiceRule),
 }
 
 /// `Ok` when nothing was refused.

@@ -15,6 +15,10 @@ use crate::{
     TargetId, TeamId, Timestamp, WorkspaceId,
 };
 
+mod team;
+
+pub use team::{SelfService, SelfServiceRule, ServiceAccount, Team, TeamMember};
+
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Page<T> {
@@ -134,6 +138,10 @@ pub struct Key {
     pub last_used_at: Option<Timestamp>,
     /// Where it was made.
     pub source: Source,
+    /// Rules of its team's self-service that would not let it be made today; absent where
+    /// there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub out_of_policy: Vec<SelfServiceRule>,
     /// Rises with every change; the `ETag`.
     pub version: u64,
     /// The key string itself, in the answer to the call that made it and nowhere else.

@@ -153,6 +153,8 @@ codes! {
     MemberOwnsKeys = "member_owns_keys", 409, "The member owns keys";
     /// It could not be proved in time that the key was never used.
     PurgeUnproven = "purge_unproven", 409, "It is not proven that the key was never used";
+    /// The team still has keys.
+    TeamHasKeys = "team_has_keys", 409, "The team still has keys";
     /// Something else still needs it.
     InUse = "in_use", 409, "Still in use";
     /// The resource is not at the version that the request was made for.
@@ -169,6 +171,14 @@ codes! {
     HostNotAllowed = "host_not_allowed", 422, "The host may not be a target";
     /// The field's meaning is not enforced yet.
     NotAvailable = "not_available", 422, "Not available yet";
+    /// The team's developers may not make keys for themselves.
+    SelfServiceDisabled = "self_service_disabled", 403, "Self-service is switched off in this team";
+    /// The caller has as many live keys in the team as its policy allows.
+    SelfServiceMaxKeys = "self_service_max_keys", 403, "No more keys are allowed in this team";
+    /// The team's policy asks for an expiry, or a nearer one.
+    SelfServiceExpiry = "self_service_expiry", 422, "The team's policy asks for another expiry";
+    /// A limit is above the team's.
+    SelfServiceLimit = "self_service_limit", 422, "A limit is above the team's";
     /// The store cannot be reached.
     Unavailable = "unavailable", 503, "Temporarily unavailable";
     /// The change may or may not have been made.

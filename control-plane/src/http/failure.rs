@@ -4,6 +4,7 @@ use axum::response::{IntoResponse, Response};
 use events::Refusal;
 use events::refusal::{FieldCode, FieldRefusal};
 use http_body_util::Full;
+use schemas::api::SelfServiceRule;
 use schemas::problem::{Code, FieldError, MEDIA_TYPE, Problem};
 
 use crate::chain::Chain;
@@ -41,6 +42,8 @@ impl Failure {
             Code::NotAvailable,
             Code::NameLooksLikeSecret,
             Code::HostNotAllowed,
+            Code::SelfServiceExpiry,
+            Code::SelfServiceLimit,
         ]
         .into_iter()
         .find(|code| errors.iter().all(|it| it.code == code.as_str()));
@@ -123,6 +126,19 @@ impl From<Refusal> for Failure {
                 "two secrets are live; wait until the older one has ended, or rotate with \
                  overlap_seconds 0",
             ),
+            Refusal::SelfService(SelfServiceRule::Disabled) => Self::new(
+                Code::SelfServiceDisabled,
+                "developers of this team may not make or rotate keys by themselves",
+            ),
+            Refusal::SelfService(SelfServiceRule::MaxKeys) => Self::new(
+                Code::SelfServiceMaxKeys,
+                "you have as many live keys in this team as its policy allows; revoke one first",
+            ),
+            Refusal::SelfService(rule) => Self::new(self_service_code(rule), detail),
+            Refusal::TeamHasKeys => Self::new(
+                Code::TeamHasKeys,
+                "revoke, purge or transfer the keys of the team first",
+            ),
             Refusal::Forbidden(_) => Self::new(Code::Forbidden, detail),
             Refusal::LastOwner => Self::new(Code::LastOwner, detail),
             Refusal::LastOperator => Self::new(Code::InUse, detail),
@@ -146,6 +162,16 @@ fn field_code(code: FieldCode) -> Code {
         FieldCode::LooksLikeSecret => Code::NameLooksLikeSecret,
         FieldCode::HostNotAllowed => Code::HostNotAllowed,
         FieldCode::NotAvailable => Code::NotAvailable,
+        FieldCode::SelfService(rule) => self_service_code(rule),
+    }
+}
+
+fn self_service_code(rule: SelfServiceRule) -> Code {
+    match rule {
+        SelfServiceRule::Disabled => Code::SelfServiceDisabled,
+        SelfServiceRule::MaxKeys => Code::SelfServiceMaxKeys,
+        SelfServiceRule::Expiry => Code::SelfServiceExpiry,
+        SelfServiceRule::Limit => Code::SelfServiceLimit,
     }
 }
 

@@ -71,6 +71,8 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         name,
         category,
         environment,
+        team_id: None,
+        owner: None,
         expires_at,
         limits,
         metadata,
@@ -251,6 +253,7 @@ pub(super) async fn rotate(Id(id): Id, call: Call) -> Result<Response, Failure> 
         overlap_seconds,
         overlap_max_seconds: workspace.settings.rotation_overlap_max_seconds,
         reason,
+        self_service: false,
         secret,
     });
     let outcome = call.execute(Command::Key(key.id, command)).await?;

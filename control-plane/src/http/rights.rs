@@ -80,7 +80,10 @@ impl Standing {
         }
         Ok(Self::Member(Rights {
             role: member.role,
-            teams: BTreeMap::new(),
+            teams: view::team::roles_of(store, workspace_id, account_id)
+                .await?
+                .into_iter()
+                .collect(),
             require_totp: workspace.settings.require_totp,
             scopes: scopes.map(named),
         }))

@@ -75,6 +75,8 @@ fn create() -> KeyCommand {
         name: "a".to_owned(),
         category: None,
         environment: Environment::Live,
+        team_id: None,
+        owner: None,
         expires_at: None,
         limits: Default::default(),
         metadata: Default::default(),
@@ -87,6 +89,7 @@ fn create() -> KeyCommand {
 
 fn rotate(number: u8, overlap_seconds: u64) -> KeyCommand {
     KeyCommand::Rotate(RotateKey {
+        self_service: false,
         overlap_seconds: Some(overlap_seconds),
         overlap_max_seconds: 60,
         reason: None,
