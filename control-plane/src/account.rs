@@ -20,9 +20,9 @@ pub mod password;
 pub mod sign_up;
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 use std::sync::Arc;
 
+use schemas::api::SignUp;
 use schemas::{AccountId, Timestamp};
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
@@ -46,15 +46,6 @@ pub struct Accounts {
     pub(crate) outbox: Outbox,
     /// `[accounts] sign_up`, until the instance says otherwise.
     pub(crate) sign_up: SignUp,
-}
-
-/// Who may make an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SignUp {
-    /// Everybody.
-    Open,
-    /// Whose address has an open invitation.
-    Invite,
 }
 
 /// An account.
@@ -98,29 +89,6 @@ pub struct NewAccount {
     pub password: Option<Hashed>,
     /// Whether it is known already that mail to the address reaches its owner.
     pub is_verified: bool,
-}
-
-// === impl SignUp ===
-
-impl SignUp {
-    /// The word in the configuration and in the API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Invite => "invite",
-        }
-    }
-}
-
-impl FromStr for SignUp {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        [Self::Open, Self::Invite]
-            .into_iter()
-            .find(|it| it.as_str() == text)
-            .ok_or(())
-    }
 }
 
 // === reading ===
@@ -209,6 +177,31 @@ pub(crate) async fn insert(
     .map_err(failed("write an account"))
 }
 
+/// Makes the account of a first owner. Where the address has one already, that is it: it
+/// loses its password and its sessions, since nobody had verified whose they are.
+///
+/// # Errors
+/// [`Error`].
+pub(crate) async fn make_owner(
+    connection: &mut AnyConnection,
+    owner: &NewAccount,
+    now: Timestamp,
+) -> Result<(), Error> {
+    if insert(connection, owner, now).await? {
+        return Ok(());
+    }
+    crate::session::end_all(connection, owner.id).await?;
+    sqlx::query(
+        "UPDATE accounts SET password_hash = NULL, password_contested = 0, \
+         email_verified = 1, suspended = 0 WHERE id = $1",
+    )
+    .bind(owner.id.to_string())
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(failed("take an account over"))
+}
+
 /// Suspends the account of an address, or ends that; `None` where there is none. A
 /// suspended account cannot log in, and its sessions and tokens open nothing.
 ///
@@ -250,7 +243,7 @@ pub(crate) async fn sweep(store: &Store) -> Result<(), Error> {
 
 // === rows ===
 
-fn of_row(row: &AnyRow) -> Result<Account, Error> {
+pub(crate) fn of_row(row: &AnyRow) -> Result<Account, Error> {
     let address: String = column(row, "address")?;
     let password: Option<String> = column(row, "password_hash")?;
     Ok(Account {

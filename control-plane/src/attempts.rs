@@ -82,7 +82,8 @@ impl Kind {
     /// Attempts in a minute.
     pub const fn max(self) -> usize {
         match self {
-            Self::LogInFrom | Self::MailFrom | Self::LinkFrom => 20,
+            Self::LogInFrom => 20,
+            Self::MailFrom | Self::LinkFrom => 60,
             Self::LogInAs | Self::MailTo | Self::CodeOf => 10,
         }
     }

@@ -136,7 +136,7 @@ async fn owner(
             control_token,
             workspace_id,
             ..
-        } = bootstrap(execute, EMAIL, "Demo").await?;
+        } = bootstrap(store, execute, EMAIL, "Demo", "").await?;
         return Ok((control_token, workspace_id));
     }
     let Some((account_id, workspace_id)) = demo_owner(store).await? else {

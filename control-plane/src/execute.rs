@@ -75,13 +75,10 @@ pub struct Step {
 /// A row that is not in the log but belongs to a change.
 #[derive(Debug, Clone)]
 pub enum SideRow {
-    /// A verified account.
-    Account {
-        /// Its id.
-        id: schemas::AccountId,
-        /// Where it is reached; kept out of the log.
-        email: String,
-    },
+    /// The verified account of a first owner; one that has the address is taken over.
+    Owner(crate::account::NewAccount),
+    /// A one-time link.
+    Link(crate::account::link::NewLink),
     /// A control token.
     Token(crate::token::NewToken),
 }
@@ -551,17 +548,8 @@ async fn insert_side_row(
     now: Timestamp,
 ) -> Result<(), store::Error> {
     match row {
-        SideRow::Account { id, email } => sqlx::query(
-            "INSERT INTO accounts (id, email, email_verified, created_at_ms) \
-             VALUES ($1, $2, 1, $3)",
-        )
-        .bind(id.to_string())
-        .bind(email.clone())
-        .bind(now.unix_ms())
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(failed("write an account")),
+        SideRow::Owner(account) => crate::account::make_owner(connection, account, now).await,
+        SideRow::Link(link) => crate::account::link::insert(connection, link, now).await,
         SideRow::Token(token) => crate::token::insert(connection, token, now).await,
     }
 }

@@ -74,6 +74,15 @@ pub struct NewSession {
     pub agent: &'static str,
 }
 
+// === impl Session ===
+
+impl Session {
+    /// When it ends, if it is not used again.
+    pub fn expires_at(&self) -> Timestamp {
+        self.ends_at.min(self.last_used_at.plus_ms(IDLE_MS))
+    }
+}
+
 /// The text that proves that a change was asked for by a page of ours.
 pub fn csrf_token(session_token: &str) -> String {
     let mut hash = Sha256::new();

@@ -152,7 +152,11 @@ impl Accounts {
     /// [`StoreError`].
     pub async fn let_in(&self, account: Account, origin: Origin) -> Result<LoggedIn, StoreError> {
         let now = fresh::now();
-        let workspace_id = view::workspace::first_of(&self.store, account.id).await?;
+        let memberships = view::workspace::memberships(&self.store, account.id).await?;
+        let workspace_id = memberships
+            .iter()
+            .find(|it| it.is_active())
+            .map(|it| it.workspace_id);
         let new = NewSession {
             account_id: account.id,
             workspace_id,

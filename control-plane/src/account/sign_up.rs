@@ -1,11 +1,12 @@
 //! Making an account, showing that its address is one's own, and setting a new password.
 
+use schemas::api::SignUp;
 use schemas::{AccountId, Timestamp};
 use sqlx::AnyConnection;
 
 use super::link::{self, Purpose};
 use super::password::{Busy, Hashed, Password};
-use super::{Accounts, Address, NewAccount, SignUp};
+use super::{Accounts, Address, NewAccount};
 use crate::mail::Letter;
 use crate::store::{Error as StoreError, failed};
 use crate::{account, fresh, session, totp};
