@@ -95,6 +95,7 @@ pub async fn bootstrap(
                     expires_at: None,
                 }),
             ],
+            departure: None,
         })
         .await?;
     Ok(Bootstrapped {

@@ -19,6 +19,8 @@ pub(crate) struct Failure {
     code: Code,
     detail: String,
     errors: Vec<FieldError>,
+    /// How many things stand in the way, where that is said.
+    count: Option<u64>,
 }
 
 // === impl Failure ===
@@ -29,6 +31,7 @@ impl Failure {
             code,
             detail: detail.into(),
             errors: Vec::new(),
+            count: None,
         }
     }
 
@@ -52,6 +55,7 @@ impl Failure {
             code: shared.unwrap_or(Code::Validation),
             detail: format!("not right: {}", names.join(", ")),
             errors,
+            count: None,
         }
     }
 
@@ -68,6 +72,7 @@ impl Failure {
             request_id,
         );
         problem.errors.clone_from(&self.errors);
+        problem.count = self.count;
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = Response::builder()
             .status(self.code.status())
@@ -141,6 +146,15 @@ impl From<Refusal> for Failure {
             ),
             Refusal::Forbidden(_) => Self::new(Code::Forbidden, detail),
             Refusal::LastOwner => Self::new(Code::LastOwner, detail),
+            Refusal::MemberOwnsKeys { count } => Self {
+                count: Some(count),
+                ..Self::new(Code::MemberOwnsKeys, detail)
+            },
+            // Handlers end the first of them before they ask again.
+            Refusal::TooManyKeys { .. } => Self::new(
+                Code::Unavailable,
+                "the member makes keys faster than they can be ended; try again",
+            ),
             Refusal::LastOperator => Self::new(Code::InUse, detail),
             Refusal::VersionMismatch { .. } => Self::new(Code::PreconditionFailed, detail),
         }
