@@ -109,6 +109,7 @@ pub async fn bootstrap(
                     expires_at: None,
                 }),
             ],
+            departure: None,
         })
         .await?;
     Ok(Bootstrapped {

@@ -281,6 +281,7 @@ async fn run(
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
+            departure: None,
         })
         .await
 }

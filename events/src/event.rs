@@ -43,6 +43,24 @@ pub struct Recorded {
     pub event: Event,
 }
 
+impl Recorded {
+    /// The id of what the event happened to: of the member or the invitation for those of
+    /// a workspace's people, otherwise of the aggregate.
+    pub fn object_id(&self) -> String {
+        match &self.event {
+            Event::MemberUpdated { account_id, .. }
+            | Event::MemberRemoved { account_id }
+            | Event::OperatorAdded { account_id }
+            | Event::OperatorRemoved { account_id } => account_id.to_string(),
+            Event::InvitationCreated { invitation_id, .. }
+            | Event::InvitationReissued { invitation_id, .. }
+            | Event::InvitationDeleted { invitation_id }
+            | Event::InvitationAccepted { invitation_id, .. } => invitation_id.to_string(),
+            _ => self.stream.object_id(),
+        }
+    }
+}
+
 /// What an event happened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stream {
@@ -61,6 +79,16 @@ pub enum Stream {
     ServiceAccount(ServiceAccountId),
     /// The whole installation.
     Instance,
+}
+
+impl Stream {
+    /// The id of its aggregate.
+    pub fn object_id(&self) -> String {
+        let name = self.to_string();
+        name.rsplit_once('/')
+            .map(|(_, id)| id.to_owned())
+            .unwrap_or(name)
+    }
 }
 
 impl fmt::Display for Stream {

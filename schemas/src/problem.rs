@@ -41,6 +41,9 @@ pub struct Problem {
     /// The name of the quota that was reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota: Option<String>,
+    /// How many things stand in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
     /// Whether trying again later can succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retryable: Option<bool>,
@@ -67,6 +70,7 @@ impl Problem {
             scope: None,
             window: None,
             quota: None,
+            count: None,
             retryable: None,
         }
     }

@@ -164,6 +164,7 @@ impl Call {
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
+            departure: None,
         }
     }
 

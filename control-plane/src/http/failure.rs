@@ -24,6 +24,8 @@ pub(crate) struct Failure {
     errors: Vec<FieldError>,
     /// Seconds after which trying again may help.
     retry_after: Option<u64>,
+    /// How many things stand in the way, where that is said.
+    count: Option<u64>,
 }
 
 // === impl Failure ===
@@ -35,6 +37,7 @@ impl Failure {
             detail: detail.into(),
             errors: Vec::new(),
             retry_after: None,
+            count: None,
         }
     }
 
@@ -68,6 +71,7 @@ impl Failure {
             detail: format!("not right: {}", names.join(", ")),
             errors,
             retry_after: None,
+            count: None,
         }
     }
 
@@ -88,6 +92,7 @@ impl Failure {
             request_id,
         );
         problem.errors.clone_from(&self.errors);
+        problem.count = self.count;
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = Response::builder()
             .status(self.code.status())
@@ -166,6 +171,15 @@ impl From<Refusal> for Failure {
             ),
             Refusal::Forbidden(_) => Self::new(Code::Forbidden, detail),
             Refusal::LastOwner => Self::new(Code::LastOwner, detail),
+            Refusal::MemberOwnsKeys { count } => Self {
+                count: Some(count),
+                ..Self::new(Code::MemberOwnsKeys, detail)
+            },
+            // Handlers end the first of them before they ask again.
+            Refusal::TooManyKeys { .. } => Self::new(
+                Code::Unavailable,
+                "the member makes keys faster than they can be ended; try again",
+            ),
             Refusal::LastOperator => Self::new(Code::InUse, detail),
             Refusal::VersionMismatch { .. } => Self::new(Code::PreconditionFailed, detail),
         }
