@@ -9,9 +9,9 @@ use serde::Serialize;
 use crate::account::link::{self, NewLink, Purpose};
 use crate::account::{self, Address, NewAccount};
 use crate::execute::{self, Execute, Request, SideRow, Step};
+use crate::fresh;
 use crate::store::{self, Store};
 use crate::token::{self, NewToken};
-use crate::fresh;
 
 /// What `bootstrap` made; the token is shown here and never again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -103,6 +103,7 @@ pub async fn bootstrap(
                     id: fresh::id(ControlTokenId::from_parts),
                     hash: token::hash(&control_token),
                     account_id,
+                    service_account_id: None,
                     workspace_id,
                     name: "bootstrap".to_owned(),
                     scopes: None,

@@ -154,6 +154,7 @@ impl Plane {
             fleet.clone(),
             accounts,
             public_url,
+            head_seen.clone(),
         );
         let stop = CancellationToken::new();
         let boot_id = fresh::id(BootId::from_parts);

@@ -4,7 +4,7 @@ use schemas::AccountId;
 use sqlx::AnyConnection;
 
 use crate::store::{Error, failed};
-use crate::{account, mail};
+use crate::{account, invitation, mail};
 
 /// Removes all rows of an account: address, name, password, sessions, tokens, second
 /// factor, links, familiar addresses, and mail that waits for it. The log keeps the opaque
@@ -31,8 +31,12 @@ pub(crate) async fn remove_rows(
         .map_err(failed("read an account"))?;
     if let Some(account) = row.as_ref().map(account::of_row).transpose()? {
         mail::remove_to(connection, &account.address).await?;
+        invitation::remove_to(connection, &account.address).await?;
     }
-    for sql in OF_ACCOUNT.into_iter().chain(["DELETE FROM accounts WHERE id = $1"]) {
+    for sql in OF_ACCOUNT
+        .into_iter()
+        .chain(["DELETE FROM accounts WHERE id = $1"])
+    {
         sqlx::query(sql)
             .bind(account_id.to_string())
             .execute(&mut *connection)
