@@ -73,6 +73,13 @@ pub fn execute(store: &Store) -> Execute {
 pub fn control_plane(config: &Config) -> control_plane::Config {
     control_plane::Config {
         listen: config.control.listen,
+        public_url: config.control.public_url.clone(),
+        sign_up: config.accounts.sign_up,
+        mail: control_plane::plane::Mail {
+            smtp_url: config.mail.smtp_url.clone(),
+            from: config.mail.from.clone(),
+            directory: config.mail.directory.clone(),
+        },
         allow_private_upstreams: config.security.allow_private_upstreams,
     }
 }

@@ -50,6 +50,11 @@ pub(super) enum Error {
     File(#[source] io::Error),
 }
 
+/// Whether `[mail] from` can be this.
+pub fn is_sender(text: &str) -> bool {
+    text.parse::<Mailbox>().is_ok()
+}
+
 // === impl Transport ===
 
 impl Transport {
@@ -195,7 +200,10 @@ mod tests {
         let link = format!("https://keys.example.com/verify#token={}", "a".repeat(43));
         let mail = formatted("jane@example.com", "Hello", &format!("Use\n\n{link}\n"));
         assert!(mail.contains(&format!("\r\n{link}\r\n")), "{mail}");
-        assert!(mail.contains("Auto-Submitted: auto-generated\r\n"), "{mail}");
+        assert!(
+            mail.contains("Auto-Submitted: auto-generated\r\n"),
+            "{mail}"
+        );
         assert!(mail.contains("To: jane@example.com\r\n"), "{mail}");
     }
 
