@@ -17,6 +17,7 @@ mod instance;
 mod json;
 mod keys;
 mod me;
+mod oidc;
 mod params;
 mod permission;
 mod positions;
@@ -43,6 +44,7 @@ use crate::account::Accounts;
 use crate::execute::Execute;
 use crate::fleet::Fleet;
 use crate::fresh;
+use crate::oidc::Providers;
 use crate::plane::Config;
 use crate::store::{Store, log};
 
@@ -59,6 +61,7 @@ struct Shared {
     execute: Execute,
     fleet: Fleet,
     accounts: Accounts,
+    providers: Providers,
     /// Where people reach the control plane, without a slash at the end.
     public_url: String,
     allow_private_upstreams: bool,
@@ -79,6 +82,7 @@ impl App {
         execute: Execute,
         fleet: Fleet,
         accounts: Accounts,
+        providers: Providers,
         public_url: String,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -86,6 +90,7 @@ impl App {
             execute,
             fleet,
             accounts,
+            providers,
             public_url,
             allow_private_upstreams: config.allow_private_upstreams,
             running: Mutex::new(HashSet::new()),
@@ -110,6 +115,11 @@ impl App {
     /// People, and how they prove who they are.
     pub(crate) fn accounts(&self) -> &Accounts {
         &self.0.accounts
+    }
+
+    /// Where people may sign in.
+    pub(crate) fn providers(&self) -> &Providers {
+        &self.0.providers
     }
 
     /// Where people reach the control plane, without a slash at the end.
@@ -177,6 +187,7 @@ impl Drop for Running {
 pub(crate) fn router(app: App) -> Router {
     let v1 = Router::new()
         .route("/accounts", post(accounts::create))
+        .route("/accounts/me", delete(accounts::erase))
         .route("/accounts/verify", post(accounts::verify))
         .route("/accounts/verify/resend", post(accounts::resend))
         .route("/accounts/password/forgot", post(accounts::forgot))
@@ -184,6 +195,8 @@ pub(crate) fn router(app: App) -> Router {
         .route("/sessions", get(sessions::list).post(sessions::create))
         .route("/sessions/{id}", delete(sessions::delete))
         .route("/sessions/current/workspace", put(sessions::enter))
+        .route("/sessions/oidc/{provider}/start", get(oidc::start))
+        .route("/sessions/oidc/{provider}/callback", get(oidc::callback))
         .route("/me", get(me::show))
         .route("/me/totp", post(me::set_totp).delete(me::remove_totp))
         .route("/workspace", get(workspace::show).patch(workspace::patch))

@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod fresh;
 pub mod http;
 pub mod mail;
+pub mod oidc;
 pub mod plane;
 pub mod projector;
 pub mod propagation;

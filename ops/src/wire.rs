@@ -80,7 +80,17 @@ pub fn control_plane(config: &Config) -> control_plane::Config {
             from: config.mail.from.clone(),
             directory: config.mail.directory.clone(),
         },
+        oidc: config.oidc.iter().map(provider).collect(),
         allow_private_upstreams: config.security.allow_private_upstreams,
+    }
+}
+
+fn provider(oidc: &config::Oidc) -> control_plane::oidc::Settings {
+    control_plane::oidc::Settings {
+        name: oidc.name.clone(),
+        issuer: oidc.issuer.clone(),
+        client_id: oidc.client_id.clone(),
+        client_secret: oidc.client_secret.clone(),
     }
 }
 

@@ -245,7 +245,10 @@ async fn find_own(
 }
 
 /// Whether the address has an open invitation. Nobody can be invited yet.
-async fn is_invited(
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn is_invited(
     _connection: &mut AnyConnection,
     _address: &Address,
     _now: Timestamp,
