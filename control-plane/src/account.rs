@@ -17,6 +17,7 @@ pub mod erase;
 pub mod link;
 pub mod log_in;
 pub mod password;
+pub mod sign_in;
 pub mod sign_up;
 
 use std::collections::BTreeMap;

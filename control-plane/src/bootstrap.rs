@@ -110,7 +110,8 @@ pub async fn bootstrap(
                     expires_at: None,
                 }),
             ],
-            departure: None,
+            departures: Vec::new(),
+            erases: None,
         })
         .await?;
     Ok(Bootstrapped {

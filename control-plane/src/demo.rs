@@ -282,7 +282,8 @@ async fn run(
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
-            departure: None,
+            departures: Vec::new(),
+            erases: None,
         })
         .await
 }

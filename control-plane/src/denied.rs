@@ -81,7 +81,8 @@ async fn write(execute: Execute, mut waiting: mpsc::Receiver<Attempt>) {
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
-            departure: None,
+            departures: Vec::new(),
+            erases: None,
         };
         if let Err(error) = execute.run(request).await {
             tracing::warn!(error = %Chain(&error), "a denied attempt is not recorded");

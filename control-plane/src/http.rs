@@ -21,6 +21,7 @@ mod json;
 mod keys;
 mod me;
 mod members;
+mod oidc;
 mod operators;
 mod own;
 mod params;
@@ -54,6 +55,7 @@ use crate::denied::{Attempt, Denials};
 use crate::execute::Execute;
 use crate::fleet::Fleet;
 use crate::fresh;
+use crate::oidc::Providers;
 use crate::plane::Config;
 use crate::store::{Store, log};
 
@@ -73,6 +75,7 @@ struct Shared {
     execute: Execute,
     fleet: Fleet,
     accounts: Accounts,
+    providers: Providers,
     /// Where people reach the control plane, without a slash at the end.
     public_url: String,
     denials: Denials,
@@ -96,6 +99,7 @@ impl App {
         execute: Execute,
         fleet: Fleet,
         accounts: Accounts,
+        providers: Providers,
         public_url: String,
         head: watch::Receiver<Position>,
     ) -> Self {
@@ -107,6 +111,7 @@ impl App {
             execute,
             fleet,
             accounts,
+            providers,
             public_url,
             allow_private_upstreams: config.allow_private_upstreams,
             running: Mutex::new(HashSet::new()),
@@ -131,6 +136,11 @@ impl App {
     /// People, and how they prove who they are.
     pub(crate) fn accounts(&self) -> &Accounts {
         &self.0.accounts
+    }
+
+    /// Where people may sign in.
+    pub(crate) fn providers(&self) -> &Providers {
+        &self.0.providers
     }
 
     /// Where people reach the control plane, without a slash at the end.
@@ -261,6 +271,7 @@ fn outside_v1() -> Routes {
 fn v1() -> Routes {
     Routes::new()
         .route("/accounts", post(accounts::create))
+        .route("/accounts/me", delete(accounts::erase))
         .route("/accounts/verify", post(accounts::verify))
         .route("/accounts/verify/resend", post(accounts::resend))
         .route("/accounts/password/forgot", post(accounts::forgot))
@@ -268,6 +279,8 @@ fn v1() -> Routes {
         .route("/sessions", get(sessions::list).post(sessions::create))
         .route("/sessions/{id}", delete(sessions::delete))
         .route("/sessions/current/workspace", put(sessions::enter))
+        .route("/sessions/oidc/{provider}/start", get(oidc::start))
+        .route("/sessions/oidc/{provider}/callback", get(oidc::callback))
         .route("/me", get(me::show))
         .route("/me/totp", post(me::set_totp).delete(me::remove_totp))
         .route("/workspace", get(workspace::show).patch(workspace::patch))

@@ -13,6 +13,7 @@ pub mod fresh;
 pub mod http;
 pub mod invitation;
 pub mod mail;
+pub mod oidc;
 pub mod plane;
 pub mod projector;
 pub mod propagation;

@@ -33,7 +33,7 @@ use crate::store::log::{column, corrupt};
 use crate::store::{Error, Store, failed};
 
 pub use letter::Letter;
-pub use transport::{OpenError, Transport};
+pub use transport::{OpenError, Transport, is_sender};
 
 /// Mails that are handed over at the same time.
 const BATCH: i64 = 8;

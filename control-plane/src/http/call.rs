@@ -177,7 +177,8 @@ impl Call {
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
-            departure: None,
+            departures: Vec::new(),
+            erases: None,
         }
     }
 

@@ -173,7 +173,7 @@ async fn carry_out(
         }
     }
     let request = Request {
-        departure,
+        departures: departure.into_iter().collect(),
         ..call.request(step)
     };
     call.run(request).await

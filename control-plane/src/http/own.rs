@@ -47,7 +47,8 @@ impl Own {
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
-            departure: None,
+            departures: Vec::new(),
+            erases: None,
         }
     }
 

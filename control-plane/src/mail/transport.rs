@@ -50,6 +50,11 @@ pub(super) enum Error {
     File(#[source] io::Error),
 }
 
+/// Whether `[mail] from` can be this.
+pub fn is_sender(text: &str) -> bool {
+    text.parse::<Mailbox>().is_ok()
+}
+
 // === impl Transport ===
 
 impl Transport {
