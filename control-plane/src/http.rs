@@ -19,7 +19,9 @@ mod permission;
 mod positions;
 mod rights;
 mod serve;
+mod service_accounts;
 mod targets;
+mod teams;
 mod tokens;
 mod workspace;
 
@@ -32,7 +34,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, patch, post};
 use schemas::problem::Code;
 
 use crate::execute::Execute;
@@ -146,6 +148,23 @@ pub(crate) fn router(app: App) -> Router {
                 .patch(targets::patch)
                 .delete(targets::delete),
         )
+        .route("/teams", get(teams::list).post(teams::create))
+        .route(
+            "/teams/{id}",
+            get(teams::show).patch(teams::patch).delete(teams::delete),
+        )
+        .route("/teams/{id}/members", get(teams::list_members))
+        .route(
+            "/teams/{id}/members/{account_id}",
+            get(teams::show_member)
+                .put(teams::set_member)
+                .delete(teams::remove_member),
+        )
+        .route(
+            "/service-accounts",
+            get(service_accounts::list).post(service_accounts::create),
+        )
+        .route("/service-accounts/{id}", patch(service_accounts::patch))
         .route("/api-keys", get(keys::list).post(keys::create))
         .route(
             "/api-keys/{id}",
@@ -155,6 +174,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/api-keys/{id}/reactivate", post(keys::reactivate))
         .route("/api-keys/{id}/rotate", post(keys::rotate))
         .route("/api-keys/{id}/rotation", get(keys::rotation))
+        .route("/api-keys/{id}/transfer", post(keys::transfer))
         .route("/api-keys/{id}/purge", post(keys::purge))
         .route("/api-keys/{id}/history", get(keys::history))
         .route("/positions/{position}", get(positions::show))
