@@ -212,17 +212,40 @@ impl Store {
 }
 
 /// The schema, version by version; one text for both databases, which differ in the name
-/// of the type for bytes.
+/// of the type for bytes and in how they look into the bytes of an event.
 fn migrations(backend: Backend) -> Vec<Migration> {
     const MIGRATIONS: &[(i64, &str, &str)] = &[
         (1, "log", include_str!("../migrations/0001_log.sql")),
+        (3, "members", include_str!("../migrations/0003_members.sql")),
         (4, "teams", include_str!("../migrations/0004_teams.sql")),
     ];
     let of_backend = |&(version, name, text): &(i64, &'static str, &str)| {
-        let text = match backend {
-            Backend::Postgres => text.to_owned(),
-            Backend::Sqlite => text.replace("BYTEA", "BLOB"),
+        let differing: [(&str, &str); 3] = match backend {
+            Backend::Postgres => [
+                ("BYTEA", "BYTEA"),
+                (
+                    "ACTOR_ID(canonical)",
+                    "CONVERT_FROM(canonical, 'UTF8')::json -> 'actor' ->> 'id'",
+                ),
+                ("OBJECT_ID(stream)", "REGEXP_REPLACE(stream, '^.*/', '')"),
+            ],
+            Backend::Sqlite => [
+                ("BYTEA", "BLOB"),
+                (
+                    "ACTOR_ID(canonical)",
+                    "JSON_EXTRACT(CAST(canonical AS TEXT), '$.actor.id')",
+                ),
+                (
+                    "OBJECT_ID(stream)",
+                    "SUBSTR(stream, INSTR(stream, '/') + 1)",
+                ),
+            ],
         };
+        let text = differing
+            .iter()
+            .fold(text.to_owned(), |text, (ours, theirs)| {
+                text.replace(ours, theirs)
+            });
         let sql = AssertSqlSafe(text).into_sql_str();
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)
     };

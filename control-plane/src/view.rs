@@ -29,6 +29,7 @@ pub(crate) async fn load(
             id.to_string(),
         ),
         Stream::Workspace(id) => ("SELECT state FROM workspaces WHERE id = $1", id.to_string()),
+        Stream::Access(id) => ("SELECT state FROM denied WHERE id = $1", id.to_string()),
         Stream::Instance => (
             "SELECT state FROM instances WHERE id = $1",
             INSTANCE.to_owned(),
@@ -54,6 +55,9 @@ pub(crate) async fn save(
     }
     if let Aggregate::Team(team) = aggregate {
         team::save_members(connection, team).await?;
+    }
+    if let Aggregate::Workspace(workspace) = aggregate {
+        workspace::save_members(connection, workspace).await?;
     }
     let state = encode(aggregate)?;
     let query = match (stream, aggregate) {
@@ -117,8 +121,20 @@ pub(crate) async fn save(
         .bind(account.team_id.to_string())
         .bind(events::text::name_key(&account.name))
         .bind(state),
-        (Stream::Workspace(id), Aggregate::Workspace(_)) => sqlx::query(
-            "INSERT INTO workspaces (id, state) VALUES ($1, $2) \
+        (Stream::Workspace(id), Aggregate::Workspace(workspace)) => sqlx::query(
+            "INSERT INTO workspaces (id, name, suspended, require_totp, state) \
+             VALUES ($1, $2, $3, $4, $5) \
+             ON CONFLICT (id) DO UPDATE SET name = excluded.name, \
+             suspended = excluded.suspended, require_totp = excluded.require_totp, \
+             state = excluded.state",
+        )
+        .bind(id.to_string())
+        .bind(workspace.settings.name.clone())
+        .bind(i64::from(workspace.suspended))
+        .bind(i64::from(workspace.settings.require_totp))
+        .bind(state),
+        (Stream::Access(id), Aggregate::Denied(_)) => sqlx::query(
+            "INSERT INTO denied (id, state) VALUES ($1, $2) \
              ON CONFLICT (id) DO UPDATE SET state = excluded.state",
         )
         .bind(id.to_string())
@@ -164,6 +180,7 @@ pub(crate) async fn count(connection: &mut AnyConnection) -> Result<u64, Error> 
     let row = sqlx::query(
         "SELECT CAST((SELECT COUNT(*) FROM keys) + (SELECT COUNT(*) FROM targets) \
          + (SELECT COUNT(*) FROM teams) + (SELECT COUNT(*) FROM service_accounts) \
+         + (SELECT COUNT(*) FROM denied) \
          + (SELECT COUNT(*) FROM workspaces) + (SELECT COUNT(*) FROM instances) AS BIGINT) \
          AS views",
     )
@@ -185,6 +202,8 @@ pub(crate) async fn clear(connection: &mut AnyConnection) -> Result<(), Error> {
         "DELETE FROM team_members",
         "DELETE FROM service_accounts",
         "DELETE FROM workspaces",
+        "DELETE FROM workspace_members",
+        "DELETE FROM denied",
         "DELETE FROM instances",
     ] {
         sqlx::query(sql)

@@ -11,7 +11,7 @@ use schemas::{
 };
 use serde_json::Value;
 
-use crate::event::{InvitedTo, SecretMade, Stream};
+use crate::event::{AccessDenied, InvitedTo, SecretMade, Stream};
 
 /// An order to one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Command {
     Workspace(WorkspaceId, WorkspaceCommand),
     /// To a target.
     Target(TargetId, TargetCommand),
+    /// To the record of what was denied in a workspace.
+    Access(WorkspaceId, RecordDenied),
     /// To a team.
     Team(TeamId, TeamCommand),
     /// To a service account.
@@ -37,6 +39,7 @@ impl Command {
             Self::Key(id, _) => Stream::Key(*id),
             Self::Workspace(id, _) => Stream::Workspace(*id),
             Self::Target(id, _) => Stream::Target(*id),
+            Self::Access(id, _) => Stream::Access(*id),
             Self::Team(id, _) => Stream::Team(*id),
             Self::ServiceAccount(id, _) => Stream::ServiceAccount(*id),
             Self::Instance(_) => Stream::Instance,
@@ -298,6 +301,15 @@ pub struct TargetRules {
     /// The demo's own target: a loopback address and plain text, which the proxy lets
     /// through for exactly the address that the demo's upstream listens on.
     pub is_demo: bool,
+}
+
+/// A caller tried what they may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordDenied {
+    /// Who; the same as the actor of the event.
+    pub caller: String,
+    /// What they tried, and how they were answered.
+    pub denied: AccessDenied,
 }
 
 /// An order to a team.

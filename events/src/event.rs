@@ -43,6 +43,24 @@ pub struct Recorded {
     pub event: Event,
 }
 
+impl Recorded {
+    /// The id of what the event happened to: of the member or the invitation for those of
+    /// a workspace's people, otherwise of the aggregate.
+    pub fn object_id(&self) -> String {
+        match &self.event {
+            Event::MemberUpdated { account_id, .. }
+            | Event::MemberRemoved { account_id }
+            | Event::OperatorAdded { account_id }
+            | Event::OperatorRemoved { account_id } => account_id.to_string(),
+            Event::InvitationCreated { invitation_id, .. }
+            | Event::InvitationReissued { invitation_id, .. }
+            | Event::InvitationDeleted { invitation_id }
+            | Event::InvitationAccepted { invitation_id, .. } => invitation_id.to_string(),
+            _ => self.stream.object_id(),
+        }
+    }
+}
+
 /// What an event happened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stream {
@@ -52,6 +70,9 @@ pub enum Stream {
     Workspace(WorkspaceId),
     /// One target.
     Target(TargetId),
+    /// What was denied in one workspace. It folds into nothing that anybody reads, so that
+    /// attempts do not move the version of the workspace.
+    Access(WorkspaceId),
     /// One team: its fields and its people.
     Team(TeamId),
     /// One service account.
@@ -60,12 +81,23 @@ pub enum Stream {
     Instance,
 }
 
+impl Stream {
+    /// The id of its aggregate.
+    pub fn object_id(&self) -> String {
+        let name = self.to_string();
+        name.rsplit_once('/')
+            .map(|(_, id)| id.to_owned())
+            .unwrap_or(name)
+    }
+}
+
 impl fmt::Display for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(id) => write!(f, "key/{id}"),
             Self::Workspace(id) => write!(f, "workspace/{id}"),
             Self::Target(id) => write!(f, "target/{id}"),
+            Self::Access(id) => write!(f, "access/{id}"),
             Self::Team(id) => write!(f, "team/{id}"),
             Self::ServiceAccount(id) => write!(f, "service_account/{id}"),
             Self::Instance => f.write_str("instance"),
@@ -91,6 +123,7 @@ impl FromStr for Stream {
             "key" => id.parse().map(Self::Key).map_err(|_| bad()),
             "workspace" => id.parse().map(Self::Workspace).map_err(|_| bad()),
             "target" => id.parse().map(Self::Target).map_err(|_| bad()),
+            "access" => id.parse().map(Self::Access).map_err(|_| bad()),
             "team" => id.parse().map(Self::Team).map_err(|_| bad()),
             "service_account" => id.parse().map(Self::ServiceAccount).map_err(|_| bad()),
             _ => Err(bad()),
@@ -227,6 +260,9 @@ pub enum Event {
     /// A target is approved no longer.
     #[serde(rename = "target.deleted")]
     TargetDeleted {},
+    /// A caller who is known tried what they may not.
+    #[serde(rename = "access.denied")]
+    AccessDenied(AccessDenied),
     /// A team was made.
     #[serde(rename = "team.created")]
     TeamCreated(Box<crate::team::TeamFields>),
@@ -385,6 +421,18 @@ pub struct TargetFields {
     pub allow_set_cookie: bool,
     /// Whether addresses that are not public may be connected to.
     pub allow_private: bool,
+}
+
+/// The data of `access.denied`. The route and never the path: people paste secrets where
+/// ids belong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessDenied {
+    /// The method of the request.
+    pub method: String,
+    /// The pattern that its path matched, such as `/v1/api-keys/{id}`.
+    pub route: String,
+    /// The code that it was answered with.
+    pub code: String,
 }
 
 /// The team that a guest joins.

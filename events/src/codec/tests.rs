@@ -34,7 +34,9 @@ fn golden_samples_stay_readable() {
         kinds.push(kind(&recorded.event).unwrap());
     }
     for expected in [
+        "access.denied",
         "instance.operator_added",
+        "instance.operator_removed",
         "instance.updated",
         "key.created",
         "key.deactivated",
@@ -48,6 +50,14 @@ fn golden_samples_stay_readable() {
         "target.deleted",
         "target.updated",
         "workspace.created",
+        "workspace.invitation_accepted",
+        "workspace.invitation_created",
+        "workspace.invitation_deleted",
+        "workspace.invitation_reissued",
+        "workspace.member_removed",
+        "workspace.member_updated",
+        "workspace.reinstated",
+        "workspace.suspended",
         "workspace.updated",
     ] {
         assert!(
