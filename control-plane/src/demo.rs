@@ -136,7 +136,7 @@ async fn owner(
             control_token,
             workspace_id,
             ..
-        } = bootstrap(execute, EMAIL, "Demo").await?;
+        } = bootstrap(store, execute, EMAIL, "Demo", "").await?;
         return Ok((control_token, workspace_id));
     }
     let Some((account_id, workspace_id)) = demo_owner(store).await? else {
@@ -281,6 +281,7 @@ async fn run(
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
+            departure: None,
         })
         .await
 }

@@ -5,11 +5,14 @@
 //! Reading order, the same everywhere: who calls, what is asked for (404), may they (403),
 //! then the body.
 
+mod accounts;
 mod answer;
+mod asked;
 mod call;
 mod caller;
 mod failure;
 mod fields;
+mod identity;
 mod instance;
 mod json;
 mod keys;
@@ -20,6 +23,7 @@ mod positions;
 mod rights;
 mod serve;
 mod service_accounts;
+mod sessions;
 mod targets;
 mod teams;
 mod tokens;
@@ -35,8 +39,10 @@ use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post};
+use axum::routing::{delete, get, post, put};
 use schemas::problem::Code;
 
+use crate::account::Accounts;
 use crate::execute::Execute;
 use crate::fleet::Fleet;
 use crate::fresh;
@@ -55,6 +61,9 @@ struct Shared {
     store: Store,
     execute: Execute,
     fleet: Fleet,
+    accounts: Accounts,
+    /// Where people reach the control plane, without a slash at the end.
+    public_url: String,
     allow_private_upstreams: bool,
     /// Idempotency keys whose first request has not been answered yet.
     running: Mutex<HashSet<(String, String)>>,
@@ -67,11 +76,20 @@ pub(crate) struct RequestId(pub(crate) String);
 // === impl App ===
 
 impl App {
-    pub(crate) fn new(config: &Config, store: Store, execute: Execute, fleet: Fleet) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        store: Store,
+        execute: Execute,
+        fleet: Fleet,
+        accounts: Accounts,
+        public_url: String,
+    ) -> Self {
         Self(Arc::new(Shared {
             store,
             execute,
             fleet,
+            accounts,
+            public_url,
             allow_private_upstreams: config.allow_private_upstreams,
             running: Mutex::new(HashSet::new()),
         }))
@@ -90,6 +108,29 @@ impl App {
     /// What the proxies report.
     pub fn fleet(&self) -> &Fleet {
         &self.0.fleet
+    }
+
+    /// People, and how they prove who they are.
+    pub(crate) fn accounts(&self) -> &Accounts {
+        &self.0.accounts
+    }
+
+    /// Where people reach the control plane, without a slash at the end.
+    pub(crate) fn public_url(&self) -> &str {
+        &self.0.public_url
+    }
+
+    /// The same without a path: what a browser calls the origin of our pages.
+    pub(crate) fn public_origin(&self) -> &str {
+        let url = self.public_url();
+        let host_at = url.find("://").map_or(0, |at| at + 3);
+        let end = url[host_at..].find('/').map_or(url.len(), |at| host_at + at);
+        &url[..end]
+    }
+
+    /// Whether people reach it over TLS only, so that cookies can ask for that.
+    pub(crate) fn is_behind_tls(&self) -> bool {
+        self.public_url().starts_with("https://")
     }
 
     /// What the installation lets targets be.
@@ -136,7 +177,16 @@ impl Drop for Running {
 /// The routes.
 pub(crate) fn router(app: App) -> Router {
     let v1 = Router::new()
+        .route("/accounts", post(accounts::create))
+        .route("/accounts/verify", post(accounts::verify))
+        .route("/accounts/verify/resend", post(accounts::resend))
+        .route("/accounts/password/forgot", post(accounts::forgot))
+        .route("/accounts/password/reset", post(accounts::reset))
+        .route("/sessions", get(sessions::list).post(sessions::create))
+        .route("/sessions/{id}", delete(sessions::delete))
+        .route("/sessions/current/workspace", put(sessions::enter))
         .route("/me", get(me::show))
+        .route("/me/totp", post(me::set_totp).delete(me::remove_totp))
         .route("/workspace", get(workspace::show).patch(workspace::patch))
         .route("/instance", get(instance::show).patch(instance::patch))
         .route("/control-tokens", get(tokens::list).post(tokens::create))
@@ -182,6 +232,8 @@ pub(crate) fn router(app: App) -> Router {
         .fallback(not_found);
     Router::new()
         .nest("/v1", v1)
+        .route("/login", post(sessions::log_in_page))
+        .route("/logout", post(sessions::log_out_page))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .method_not_allowed_fallback(method_not_allowed)

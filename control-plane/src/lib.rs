@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod account;
+pub mod attempts;
 pub mod audit;
 pub mod bootstrap;
 mod chain;
@@ -9,14 +10,17 @@ pub mod execute;
 pub mod fleet;
 pub mod fresh;
 pub mod http;
+pub mod mail;
 pub mod plane;
 pub mod projector;
 pub mod propagation;
 pub mod purge;
 pub mod region;
 pub mod replay;
+pub mod session;
 pub mod store;
 pub mod token;
+pub mod totp;
 pub mod view;
 
 pub use plane::{Config, Plane};

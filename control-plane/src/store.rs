@@ -7,13 +7,16 @@
 pub mod log;
 pub(crate) mod sql;
 
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Connection, Executor, SqlSafeStr as _};
+use sqlx::{
+    Any, AnyConnection, AnyPool, AssertSqlSafe, Connection, Executor, SqlSafeStr as _, Transaction,
+};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 const ACQUIRE_WAIT: Duration = Duration::from_secs(5);
@@ -122,6 +125,33 @@ pub struct Store {
     turn: Arc<Mutex<()>>,
 }
 
+/// A transaction beside the log, and the turn that it holds. Undone unless committed.
+pub(crate) struct Writing {
+    // Dropped, and so undone, before the turn is given on.
+    transaction: Transaction<'static, Any>,
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Writing {
+    pub(crate) async fn commit(self) -> Result<(), Error> {
+        self.transaction.commit().await.map_err(failed("commit"))
+    }
+}
+
+impl Deref for Writing {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        &self.transaction
+    }
+}
+
+impl DerefMut for Writing {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.transaction
+    }
+}
+
 // === impl Store ===
 
 impl Store {
@@ -179,6 +209,21 @@ impl Store {
         }
     }
 
+    /// A transaction for rows beside the log. It takes the lock for writing first, so that
+    /// what it reads cannot change before it commits.
+    pub(crate) async fn begin(&self) -> Result<Writing, Error> {
+        let turn = self.turn().await;
+        let transaction = self
+            .pool
+            .begin_with(self.backend.begin_append())
+            .await
+            .map_err(failed("begin"))?;
+        Ok(Writing {
+            transaction,
+            _turn: turn,
+        })
+    }
+
     /// Connections for answering callers.
     pub(crate) fn pool(&self) -> &AnyPool {
         &self.pool
@@ -216,6 +261,7 @@ impl Store {
 fn migrations(backend: Backend) -> Vec<Migration> {
     const MIGRATIONS: &[(i64, &str, &str)] = &[
         (1, "log", include_str!("../migrations/0001_log.sql")),
+        (2, "people", include_str!("../migrations/0002_people.sql")),
         (3, "members", include_str!("../migrations/0003_members.sql")),
         (4, "teams", include_str!("../migrations/0004_teams.sql")),
     ];

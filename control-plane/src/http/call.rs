@@ -6,23 +6,19 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use schemas::api::Level;
 use schemas::problem::Code;
 use sha2::{Digest, Sha256};
-use tokio::time::timeout;
 
+use super::asked::Asked;
 use super::caller::Caller;
 use super::failure::Failure;
 use super::fields::Fields;
 use super::params::Params;
 use super::permission::Permission;
-use super::{App, RequestId, Running};
+use super::{App, Running};
 use crate::execute::{self, Idempotency, Step};
 
-const BODY_BYTES_MAX: usize = 1 << 20;
-/// How long a client may take over a body.
-const BODY_WAIT: Duration = Duration::from_secs(30);
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 const TIMEOUT_MS_DEFAULT: u64 = 10_000;
 const TIMEOUT_MS_MAX: u64 = 30_000;
@@ -68,49 +64,18 @@ impl FromRequest<App> for Call {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
         let (parts, body) = request.into_parts();
-        let caller = Caller::authenticate(app, &parts.headers).await?;
-        let body = timeout(BODY_WAIT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-        let body = match body {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                return Err(Failure::new(
-                    Code::BodyTooLarge,
-                    format!("a body has at most {BODY_BYTES_MAX} bytes"),
-                ));
-            }
-            Ok(Err(_)) => {
-                return Err(Failure::new(
-                    Code::BadRequest,
-                    "the body did not arrive whole",
-                ));
-            }
-            Err(_) => {
-                return Err(Failure::new(
-                    Code::BadRequest,
-                    "the body did not come in time",
-                ));
-            }
-        };
-        if !body.is_empty() && !is_json(&parts.headers) {
-            return Err(Failure::new(
-                Code::UnsupportedMediaType,
-                "content-type: expected application/json",
-            ));
-        }
-        let request_id = parts
-            .extensions
-            .get::<RequestId>()
-            .map(|it| it.0.clone())
-            .unwrap_or_default();
+        let caller = Caller::authenticate(app, &parts).await?;
+        let asked = Asked::read(app, parts, body).await?;
+        asked.require_json()?;
         Ok(Self {
-            app: app.clone(),
+            app: asked.app,
             caller,
-            params: Params::parse(parts.uri.query().unwrap_or_default())?,
-            request_id,
-            method: parts.method,
-            path: parts.uri.path().to_owned(),
-            headers: parts.headers,
-            body,
+            params: asked.params,
+            request_id: asked.request_id,
+            method: asked.method,
+            path: asked.path,
+            headers: asked.headers,
+            body: asked.body,
         })
     }
 }
@@ -199,6 +164,7 @@ impl Call {
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
+            departure: None,
         }
     }
 
@@ -305,23 +271,4 @@ impl Call {
             fingerprint: hex::encode(Sha256::digest(&self.body)),
         }))
     }
-}
-
-/// JSON is UTF-8 (RFC 8259, 8.1), whatever a parameter may say.
-fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers
-        .get("content-type")
-        .and_then(|it| it.to_str().ok())
-        .unwrap_or_default();
-    let mut parts = value.split(';').map(str::trim);
-    let is_json = parts
-        .next()
-        .is_some_and(|it| it.eq_ignore_ascii_case("application/json"));
-    is_json
-        && parts
-            .filter_map(|it| it.split_once('='))
-            .all(|(name, value)| {
-                !name.eq_ignore_ascii_case("charset")
-                    || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
-            })
 }

@@ -57,6 +57,25 @@ impl Fields {
         })
     }
 
+    /// Reads the body of a form; each field is a text and stands once.
+    pub(crate) fn of_form(body: &[u8]) -> Result<Self, Failure> {
+        let mut members = Map::new();
+        for (name, value) in url::form_urlencoded::parse(body) {
+            let value = Value::String(value.into_owned());
+            if members.insert(name.into_owned(), value).is_some() {
+                return Err(Failure::new(
+                    Code::BadRequest,
+                    "a field of the form stands twice",
+                ));
+            }
+        }
+        Ok(Self {
+            members,
+            known: Vec::new(),
+            errors: Vec::new(),
+        })
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
@@ -104,6 +123,14 @@ impl Fields {
                 String::new()
             }
         }
+    }
+
+    /// The same, and `None` where it was refused: what is made of it need not be refused
+    /// once more.
+    pub(crate) fn required(&mut self, name: &'static str) -> Option<String> {
+        let before = self.errors.len();
+        let text = self.required_text(name);
+        (self.errors.len() == before).then_some(text)
     }
 
     /// `limits` and its like: an object of rates, each null or an integer.
