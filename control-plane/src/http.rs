@@ -30,8 +30,10 @@ mod positions;
 mod rights;
 mod routes;
 mod serve;
+mod service_accounts;
 mod sessions;
 mod targets;
+mod teams;
 mod tokens;
 mod workspace;
 mod workspaces;
@@ -312,6 +314,23 @@ fn v1() -> Routes {
                 .patch(targets::patch)
                 .delete(targets::delete),
         )
+        .route("/teams", get(teams::list).post(teams::create))
+        .route(
+            "/teams/{id}",
+            get(teams::show).patch(teams::patch).delete(teams::delete),
+        )
+        .route("/teams/{id}/members", get(teams::list_members))
+        .route(
+            "/teams/{id}/members/{account_id}",
+            get(teams::show_member)
+                .put(teams::set_member)
+                .delete(teams::remove_member),
+        )
+        .route(
+            "/service-accounts",
+            get(service_accounts::list).post(service_accounts::create),
+        )
+        .route("/service-accounts/{id}", patch(service_accounts::patch))
         .route("/api-keys", get(keys::list).post(keys::create))
         .route(
             "/api-keys/{id}",
@@ -321,6 +340,7 @@ fn v1() -> Routes {
         .route("/api-keys/{id}/reactivate", post(keys::reactivate))
         .route("/api-keys/{id}/rotate", post(keys::rotate))
         .route("/api-keys/{id}/rotation", get(keys::rotation))
+        .route("/api-keys/{id}/transfer", post(keys::transfer))
         .route("/api-keys/{id}/purge", post(keys::purge))
         .route("/api-keys/{id}/history", get(keys::history))
         .route("/positions/{position}", get(positions::show))

@@ -2,7 +2,6 @@
 
 use axum::http::request::Parts;
 use schemas::api::Actor;
-use schemas::entry::Owner;
 use schemas::problem::Code;
 use schemas::{AccountId, ServiceAccountId, Timestamp, WorkspaceId};
 
@@ -94,13 +93,5 @@ impl Caller {
     /// Who does what the caller asks for.
     pub(crate) fn actor(&self) -> Actor {
         self.actor.clone()
-    }
-
-    /// The owner of what is the caller's own.
-    pub(crate) fn owner(&self) -> Owner {
-        match self.service_account_id {
-            Some(id) => Owner::ServiceAccount(id),
-            None => Owner::User(self.account_id),
-        }
     }
 }

@@ -60,11 +60,16 @@ impl Failure {
             Code::NotAvailable,
             Code::NameLooksLikeSecret,
             Code::HostNotAllowed,
-            Code::SelfServiceExpiry,
-            Code::SelfServiceLimit,
         ]
         .into_iter()
         .find(|code| errors.iter().all(|it| it.code == code.as_str()));
+        // Of several rules of a team's policy, the first is the code of the whole.
+        let policy = [Code::SelfServiceExpiry, Code::SelfServiceLimit];
+        let of_policy = |it: &FieldError| policy.iter().any(|code| it.code == code.as_str());
+        let shared = shared.or_else(|| {
+            let first = errors.first().filter(|_| errors.iter().all(of_policy))?;
+            policy.into_iter().find(|code| first.code == code.as_str())
+        });
         let names: Vec<&str> = errors.iter().map(|it| it.field.as_str()).collect();
         Self {
             code: shared.unwrap_or(Code::Validation),

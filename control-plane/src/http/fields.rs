@@ -203,6 +203,18 @@ impl Fields {
         }
     }
 
+    /// A field that is known and has no say here, whatever it holds.
+    pub(crate) fn ignored(&mut self, name: &'static str) {
+        drop(self.take(name));
+    }
+
+    /// A field that is missing, unless it is there and was refused already.
+    pub(crate) fn refuse_missing(&mut self, name: &str, expected: &str) {
+        if self.errors.iter().all(|it| it.field != name) {
+            self.refuse(name, &format!("{expected}, required"));
+        }
+    }
+
     pub(crate) fn refuse(&mut self, name: &str, expected: &str) {
         self.refuse_named(name.to_owned(), expected);
     }
