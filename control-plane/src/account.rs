@@ -239,6 +239,7 @@ pub(crate) async fn sweep(store: &Store) -> Result<(), Error> {
     let now = fresh::now();
     link::sweep(store, now).await?;
     crate::session::sweep(store, now).await?;
+    crate::invitation::sweep(store, now).await?;
     log_in::sweep(store, now).await
 }
 

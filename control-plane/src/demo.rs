@@ -147,6 +147,7 @@ async fn owner(
         id: fresh::id(schemas::ControlTokenId::from_parts),
         hash: token::hash(&text),
         account_id,
+        service_account_id: None,
         workspace_id,
         name: "demo".to_owned(),
         scopes: None,

@@ -27,7 +27,7 @@ use crate::store::log::{self, Head};
 use crate::store::{self, Backend, Store, failed};
 use crate::{fresh, view};
 
-pub use departure::{Departure, KEYS_MAX, Keys};
+pub use departure::{Departure, Keys};
 pub use idempotency::{Idempotency, answered_before};
 pub(crate) use idempotency::{
     find as find_remembered, forget_old as forget_old_answers, insert as remember_answer,
@@ -88,6 +88,10 @@ pub enum SideRow {
     Link(crate::account::link::NewLink),
     /// A control token.
     Token(crate::token::NewToken),
+    /// Where an invitation goes, and its link; a link that it had before is dead.
+    Invitation(crate::invitation::NewLink),
+    /// The link of an invitation that was used or taken back.
+    NoInvitation(schemas::InvitationId),
 }
 
 /// What came of a request.
@@ -629,5 +633,7 @@ async fn insert_side_row(
         SideRow::Owner(account) => crate::account::make_owner(connection, account, now).await,
         SideRow::Link(link) => crate::account::link::insert(connection, link, now).await,
         SideRow::Token(token) => crate::token::insert(connection, token, now).await,
+        SideRow::Invitation(link) => crate::invitation::put(connection, link, now).await,
+        SideRow::NoInvitation(id) => crate::invitation::remove(connection, *id).await,
     }
 }

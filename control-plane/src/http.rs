@@ -10,23 +10,31 @@ mod answer;
 mod asked;
 mod call;
 mod caller;
+mod conditions;
 mod failure;
 mod fields;
+mod history;
 mod identity;
 mod instance;
+mod invitations;
 mod json;
 mod keys;
 mod me;
+mod members;
 mod oidc;
+mod operators;
+mod own;
 mod params;
 mod permission;
 mod positions;
 mod rights;
+mod routes;
 mod serve;
 mod sessions;
 mod targets;
 mod tokens;
 mod workspace;
+mod workspaces;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,10 +45,13 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use events::event::AccessDenied;
+use schemas::Position;
 use schemas::problem::Code;
+use tokio::sync::watch;
 
 use crate::account::Accounts;
+use crate::denied::{Attempt, Denials};
 use crate::execute::Execute;
 use crate::fleet::Fleet;
 use crate::fresh;
@@ -49,7 +60,10 @@ use crate::plane::Config;
 use crate::store::{Store, log};
 
 use failure::Failure;
+use identity::Known;
+use routes::{Routes, delete, get, patch, post, put};
 
+pub use routes::Route;
 pub(crate) use serve::serve;
 
 /// What every handler works with; clones share it.
@@ -64,6 +78,9 @@ struct Shared {
     providers: Providers,
     /// Where people reach the control plane, without a slash at the end.
     public_url: String,
+    denials: Denials,
+    /// The head of the log, as far as it is known here.
+    head: watch::Receiver<Position>,
     allow_private_upstreams: bool,
     /// Idempotency keys whose first request has not been answered yet.
     running: Mutex<HashSet<(String, String)>>,
@@ -84,8 +101,12 @@ impl App {
         accounts: Accounts,
         providers: Providers,
         public_url: String,
+        head: watch::Receiver<Position>,
     ) -> Self {
+        let denials = Denials::start(execute.clone(), accounts.attempts.clone());
         Self(Arc::new(Shared {
+            denials,
+            head,
             store,
             execute,
             fleet,
@@ -142,6 +163,38 @@ impl App {
         self.public_url().starts_with("https://")
     }
 
+    /// The head of the log, as far as it is known here.
+    pub(crate) fn head(&self) -> watch::Receiver<Position> {
+        self.0.head.clone()
+    }
+
+    /// Records that a caller who is known may not do what they tried.
+    fn record_denied(
+        &self,
+        known: &Known,
+        method: &Method,
+        route: &str,
+        request_id: &str,
+        failure: &Failure,
+    ) {
+        let Some((actor, workspace_id)) = known.get() else {
+            return;
+        };
+        if failure.code().status() != 403 {
+            return;
+        }
+        self.0.denials.record(Attempt {
+            actor: actor.clone(),
+            workspace_id: *workspace_id,
+            request_id: request_id.to_owned(),
+            denied: AccessDenied {
+                method: method.to_string(),
+                route: route.to_owned(),
+                code: failure.code().as_str().to_owned(),
+            },
+        });
+    }
+
     /// What the installation lets targets be.
     pub(crate) fn target_rules(&self) -> events::command::TargetRules {
         events::command::TargetRules {
@@ -185,7 +238,38 @@ impl Drop for Running {
 
 /// The routes.
 pub(crate) fn router(app: App) -> Router {
-    let v1 = Router::new()
+    let v1 = v1()
+        .into_router()
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found);
+    outside_v1()
+        .into_router()
+        .nest("/v1", v1)
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .layer(middleware::from_fn_with_state(app.clone(), finish))
+        .with_state(app)
+}
+
+/// Every endpoint that there is.
+pub fn routes() -> Vec<Route> {
+    let mut routes: Vec<Route> = v1().listed().to_vec();
+    routes.extend(outside_v1().listed());
+    routes
+}
+
+/// What is not part of the API: pages, and whether it is there.
+fn outside_v1() -> Routes {
+    Routes::new()
+        .route("/login", post(sessions::log_in_page))
+        .route("/logout", post(sessions::log_out_page))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+}
+
+/// The API, below `/v1`.
+fn v1() -> Routes {
+    Routes::new()
         .route("/accounts", post(accounts::create))
         .route("/accounts/me", delete(accounts::erase))
         .route("/accounts/verify", post(accounts::verify))
@@ -201,6 +285,24 @@ pub(crate) fn router(app: App) -> Router {
         .route("/me/totp", post(me::set_totp).delete(me::remove_totp))
         .route("/workspace", get(workspace::show).patch(workspace::patch))
         .route("/instance", get(instance::show).patch(instance::patch))
+        .route("/workspaces", post(workspaces::create))
+        .route("/workspaces/{id}/suspend", post(workspaces::suspend))
+        .route("/workspaces/{id}/reinstate", post(workspaces::reinstate))
+        .route("/operators", get(operators::list).post(operators::create))
+        .route("/operators/{id}", delete(operators::delete))
+        .route("/members", get(members::list))
+        .route(
+            "/members/{id}",
+            patch(members::patch).delete(members::delete),
+        )
+        .route(
+            "/invitations",
+            get(invitations::list).post(invitations::create),
+        )
+        .route("/invitations/{id}", delete(invitations::delete))
+        .route("/invitations/{id}/reissue", post(invitations::reissue))
+        .route("/invitations/accept", post(invitations::accept))
+        .route("/events", get(history::list))
         .route("/control-tokens", get(tokens::list).post(tokens::create))
         .route("/control-tokens/{id}", delete(tokens::delete))
         .route("/targets", get(targets::list).post(targets::create))
@@ -222,23 +324,13 @@ pub(crate) fn router(app: App) -> Router {
         .route("/api-keys/{id}/purge", post(keys::purge))
         .route("/api-keys/{id}/history", get(keys::history))
         .route("/positions/{position}", get(positions::show))
-        .method_not_allowed_fallback(method_not_allowed)
-        .fallback(not_found);
-    Router::new()
-        .nest("/v1", v1)
-        .route("/login", post(sessions::log_in_page))
-        .route("/logout", post(sessions::log_out_page))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .method_not_allowed_fallback(method_not_allowed)
-        .fallback(not_found)
-        .layer(middleware::from_fn(finish))
-        .with_state(app)
 }
 
 /// Around every request: gives it an id, turns failures into problems, logs one line.
-async fn finish(mut request: Request, next: Next) -> Response {
+async fn finish(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
+    let known = Known::default();
+    request.extensions_mut().insert(known.clone());
     let request_id = format!("req_{}", fresh::id(schemas::EventId::from_parts));
     request
         .extensions_mut()
@@ -250,6 +342,7 @@ async fn finish(mut request: Request, next: Next) -> Response {
 
     let mut response = next.run(request).await;
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+        app.record_denied(&known, &method, route, &request_id, &failure);
         let allow = response.headers_mut().remove("allow");
         response = failure.to_response(&request_id);
         if let Some(allow) = allow {

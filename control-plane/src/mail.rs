@@ -117,7 +117,7 @@ impl Outbox {
         mail: &Mail,
         now: Timestamp,
     ) -> Result<(), Error> {
-        insert(connection, Letter::Plain, mail, now).await
+        queue(connection, mail, now).await
     }
 
     /// Asks for a letter, which is written only if its address has an account that it is
@@ -245,6 +245,18 @@ impl Sender {
 }
 
 // === rows ===
+
+/// Queues a mail as [`Outbox::queue`] does, for the append task, which has no outbox.
+///
+/// # Errors
+/// [`Error`].
+pub(crate) async fn queue(
+    connection: &mut AnyConnection,
+    mail: &Mail,
+    now: Timestamp,
+) -> Result<(), Error> {
+    insert(connection, Letter::Plain, mail, now).await
+}
 
 async fn insert(
     connection: &mut AnyConnection,

@@ -161,6 +161,7 @@ impl Plane {
             accounts,
             Providers::new(config.oidc.clone(), &public_url)?,
             public_url,
+            head_seen.clone(),
         );
         let stop = CancellationToken::new();
         let boot_id = fresh::id(BootId::from_parts);

@@ -15,7 +15,7 @@ use sqlx::AnyConnection;
 use crate::execute::{self, Departure, Execute, Keys, Request, Step};
 use crate::store::log::{column, corrupt, lock_head};
 use crate::store::{Error as StoreError, Store, failed};
-use crate::{account, mail, view};
+use crate::{account, invitation, mail, view};
 
 /// What becomes of the keys that the account owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +168,7 @@ pub(crate) async fn remove_rows(
         .map_err(failed("read an account"))?;
     if let Some(account) = row.as_ref().map(account::of_row).transpose()? {
         mail::remove_to(connection, &account.address).await?;
+        invitation::remove_to(connection, &account.address).await?;
     }
     for sql in OF_ACCOUNT {
         sqlx::query(sql)

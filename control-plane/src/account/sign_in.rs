@@ -9,7 +9,7 @@ use super::log_in::{LoggedIn, Origin};
 use super::{Account, Accounts, Address, NewAccount, id_of, sign_up};
 use crate::oidc::Signed;
 use crate::store::{Error as StoreError, failed};
-use crate::{account, fresh, session, totp};
+use crate::{account, fresh, invitation, session, totp};
 
 /// What came of a sign-in.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Accounts {
             }
             return Ok(account.id);
         }
-        if sign_up == SignUp::Invite && !sign_up::is_invited(connection, address, now).await? {
+        if sign_up == SignUp::Invite && !invitation::is_open_to(connection, address, now).await? {
             return Err(Error::NotInvited);
         }
         let new = NewAccount {
