@@ -9,9 +9,9 @@ use serde::Serialize;
 use crate::account::link::{self, NewLink, Purpose};
 use crate::account::{self, Address, NewAccount};
 use crate::execute::{self, Execute, Request, SideRow, Step};
+use crate::fresh;
 use crate::store::{self, Store};
 use crate::token::{self, NewToken};
-use crate::fresh;
 
 /// What `bootstrap` made; the token is shown here and never again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

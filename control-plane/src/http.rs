@@ -123,7 +123,9 @@ impl App {
     pub(crate) fn public_origin(&self) -> &str {
         let url = self.public_url();
         let host_at = url.find("://").map_or(0, |at| at + 3);
-        let end = url[host_at..].find('/').map_or(url.len(), |at| host_at + at);
+        let end = url[host_at..]
+            .find('/')
+            .map_or(url.len(), |at| host_at + at);
         &url[..end]
     }
 

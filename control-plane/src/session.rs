@@ -323,8 +323,14 @@ mod tests {
         for (text, family) in [
             (chrome, "Chrome"),
             (&format!("{chrome} Edg/131.0.0.0"), "Edge"),
-            ("Mozilla/5.0 (X11; rv:132.0) Gecko/20100101 Firefox/132.0", "Firefox"),
-            ("Mozilla/5.0 (Macintosh) Version/17.6 Safari/605.1.15", "Safari"),
+            (
+                "Mozilla/5.0 (X11; rv:132.0) Gecko/20100101 Firefox/132.0",
+                "Firefox",
+            ),
+            (
+                "Mozilla/5.0 (Macintosh) Version/17.6 Safari/605.1.15",
+                "Safari",
+            ),
             ("curl/8.5.0", "curl"),
             ("<script>", "other"),
             ("", "other"),

@@ -42,7 +42,9 @@ pub enum Refusal {
     #[error("this is the last active owner of the workspace; make somebody else one first")]
     LastOwner,
     /// The member owns keys, and what becomes of them was not said.
-    #[error("the member owns {count} keys; say ?keys=revoke or ?keys=transfer&to=<service account>")]
+    #[error(
+        "the member owns {count} keys; say ?keys=revoke or ?keys=transfer&to=<service account>"
+    )]
     MemberOwnsKeys {
         /// How many.
         count: u64,

@@ -32,7 +32,10 @@ pub(crate) async fn remove_rows(
     if let Some(account) = row.as_ref().map(account::of_row).transpose()? {
         mail::remove_to(connection, &account.address).await?;
     }
-    for sql in OF_ACCOUNT.into_iter().chain(["DELETE FROM accounts WHERE id = $1"]) {
+    for sql in OF_ACCOUNT
+        .into_iter()
+        .chain(["DELETE FROM accounts WHERE id = $1"])
+    {
         sqlx::query(sql)
             .bind(account_id.to_string())
             .execute(&mut *connection)

@@ -133,9 +133,7 @@ impl Accounts {
             return Err(Error::Wrong);
         };
         let account = account::get(&self.store, account_id).await?;
-        let account = account
-            .filter(|it| !it.is_suspended)
-            .ok_or(Error::Wrong)?;
+        let account = account.filter(|it| !it.is_suspended).ok_or(Error::Wrong)?;
         self.check_code(&account, code, false).await?;
         let mut writing = self.store.begin().await?;
         let is_first = link::take(&mut writing, Purpose::SignIn, ticket).await?;

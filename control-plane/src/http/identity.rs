@@ -123,7 +123,9 @@ impl Identity {
         let session = session.filter(|it| it.is_cookie).ok_or_else(refused)?;
         if !is_safe(&parts.method) {
             let presented = parts.headers.get("x-csrf-token");
-            let presented = presented.and_then(|it| it.to_str().ok()).unwrap_or_default();
+            let presented = presented
+                .and_then(|it| it.to_str().ok())
+                .unwrap_or_default();
             if !session::is_csrf_token(text, presented) {
                 return Err(Failure::new(
                     Code::Csrf,

@@ -6,13 +6,13 @@ use schemas::problem::Code;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::App;
 use super::answer;
 use super::asked::{Asked, Own};
 use super::failure::Failure;
 use super::identity::{Identity, Proof};
 use super::rights::{Rights, Standing};
 use super::sessions::no_content;
-use super::App;
 use crate::account::log_in::LoggedIn;
 use crate::account::{self, Account};
 use crate::attempts::Kind;

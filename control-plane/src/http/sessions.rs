@@ -133,7 +133,12 @@ pub(super) async fn log_in_page(
     let mut body = me::logged_in(&app, &logged_in).await?;
     body["csrf_token"] = session::csrf_token(&logged_in.token).into();
     let mut response = answer::ok(&body)?;
-    set_cookie(&app, &mut response, &logged_in.token, session::LASTS_MS / 1_000);
+    set_cookie(
+        &app,
+        &mut response,
+        &logged_in.token,
+        session::LASTS_MS / 1_000,
+    );
     Ok(response)
 }
 
@@ -192,7 +197,10 @@ async fn log_in(asked: &Asked, fields: Fields, is_cookie: bool) -> Result<Logged
         .optional::<String>("totp", "null or the code of the second factor")
         .flatten();
     let ticket: Option<String> = fields
-        .optional("ticket", "null or the ticket of a sign-in that needs a code")
+        .optional(
+            "ticket",
+            "null or the ticket of a sign-in that needs a code",
+        )
         .flatten();
     if let Some(ticket) = ticket {
         fields.finish()?;

@@ -195,7 +195,10 @@ mod tests {
         let link = format!("https://keys.example.com/verify#token={}", "a".repeat(43));
         let mail = formatted("jane@example.com", "Hello", &format!("Use\n\n{link}\n"));
         assert!(mail.contains(&format!("\r\n{link}\r\n")), "{mail}");
-        assert!(mail.contains("Auto-Submitted: auto-generated\r\n"), "{mail}");
+        assert!(
+            mail.contains("Auto-Submitted: auto-generated\r\n"),
+            "{mail}"
+        );
         assert!(mail.contains("To: jane@example.com\r\n"), "{mail}");
     }
 
