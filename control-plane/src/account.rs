@@ -17,6 +17,7 @@ pub mod erase;
 pub mod link;
 pub mod log_in;
 pub mod password;
+pub mod sign_in;
 pub mod sign_up;
 
 use std::collections::BTreeMap;
@@ -238,6 +239,7 @@ pub(crate) async fn sweep(store: &Store) -> Result<(), Error> {
     let now = fresh::now();
     link::sweep(store, now).await?;
     crate::session::sweep(store, now).await?;
+    crate::invitation::sweep(store, now).await?;
     log_in::sweep(store, now).await
 }
 

@@ -42,6 +42,8 @@ pub enum Kind {
     LinkFrom,
     /// Codes of a second factor that an account is asked for while it is logged in.
     CodeOf,
+    /// What a caller tried and may not, as far as it is recorded.
+    Denied,
 }
 
 /// Too many attempts.
@@ -70,13 +72,14 @@ type Name = [u8; 16];
 // === impl Kind ===
 
 impl Kind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::LogInFrom,
         Self::LogInAs,
         Self::MailFrom,
         Self::MailTo,
         Self::LinkFrom,
         Self::CodeOf,
+        Self::Denied,
     ];
 
     /// Attempts in a minute.
@@ -84,7 +87,7 @@ impl Kind {
         match self {
             Self::LogInFrom => 20,
             Self::MailFrom | Self::LinkFrom => 60,
-            Self::LogInAs | Self::MailTo | Self::CodeOf => 10,
+            Self::LogInAs | Self::MailTo | Self::CodeOf | Self::Denied => 10,
         }
     }
 }

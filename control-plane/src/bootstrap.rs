@@ -103,13 +103,15 @@ pub async fn bootstrap(
                     id: fresh::id(ControlTokenId::from_parts),
                     hash: token::hash(&control_token),
                     account_id,
+                    service_account_id: None,
                     workspace_id,
                     name: "bootstrap".to_owned(),
                     scopes: None,
                     expires_at: None,
                 }),
             ],
-            departure: None,
+            departures: Vec::new(),
+            erases: None,
         })
         .await?;
     Ok(Bootstrapped {

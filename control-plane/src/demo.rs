@@ -147,6 +147,7 @@ async fn owner(
         id: fresh::id(schemas::ControlTokenId::from_parts),
         hash: token::hash(&text),
         account_id,
+        service_account_id: None,
         workspace_id,
         name: "demo".to_owned(),
         scopes: None,
@@ -281,7 +282,8 @@ async fn run(
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
-            departure: None,
+            departures: Vec::new(),
+            erases: None,
         })
         .await
 }

@@ -16,17 +16,18 @@ use events::codec::{self, Hash};
 use events::{Aggregate, Command, Event, Recorded, Refusal, SecretLook, Stream};
 use schemas::api::Actor;
 use schemas::entry::{self, BadEntry};
-use schemas::{EventId, Position, Timestamp, WorkspaceId};
+use schemas::{AccountId, EventId, Position, Timestamp, WorkspaceId};
 use sqlx::{AnyConnection, Executor};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::account::erase;
 use crate::chain::Chain;
 use crate::store::log::{self, Head};
 use crate::store::{self, Backend, Store, failed};
 use crate::{fresh, view};
 
-pub use departure::{Departure, KEYS_MAX, Keys};
+pub use departure::{Departure, Keys};
 pub use idempotency::{Idempotency, answered_before};
 pub(crate) use idempotency::{
     find as find_remembered, forget_old as forget_old_answers, insert as remember_answer,
@@ -63,8 +64,10 @@ pub struct Request {
     pub idempotency: Option<Idempotency>,
     /// Rows beside the log that must appear together with the events.
     pub rows: Vec<SideRow>,
-    /// A member who stops or goes with the first step, and what follows from that.
-    pub departure: Option<Departure>,
+    /// Members who stop or go with the steps, and what follows from that.
+    pub departures: Vec<Departure>,
+    /// The account whose rows go with it; all its memberships end in the same request.
+    pub erases: Option<AccountId>,
 }
 
 /// A command and the workspace that its events belong to.
@@ -85,6 +88,10 @@ pub enum SideRow {
     Link(crate::account::link::NewLink),
     /// A control token.
     Token(crate::token::NewToken),
+    /// Where an invitation goes, and its link; a link that it had before is dead.
+    Invitation(crate::invitation::NewLink),
+    /// The link of an invitation that was used or taken back.
+    NoInvitation(schemas::InvitationId),
 }
 
 /// What came of a request.
@@ -411,7 +418,7 @@ impl Batch {
             }
         }
         let asked = decided.len();
-        if let Some(departure) = &request.departure {
+        for departure in &request.departures {
             let steps = match departure.steps(connection).await? {
                 Ok(steps) => steps,
                 Err(refusal) => return Ok(Err(refusal.into())),
@@ -421,6 +428,15 @@ impl Batch {
                     Ok(step) => decided.push(step),
                     Err(error) => return Ok(Err(error)),
                 }
+            }
+        }
+
+        if let Some(account_id) = request.erases {
+            let leaves = request.departures.iter().map(|it| it.workspace_id);
+            // Somebody who joined a workspace a moment ago would leave a member behind who
+            // is nobody.
+            if !erase::is_only_in(connection, account_id, leaves).await? {
+                return Ok(Err(Error::Unavailable(None)));
             }
         }
 
@@ -472,6 +488,9 @@ impl Batch {
         }
         for row in &request.rows {
             insert_side_row(connection, row, now).await?;
+        }
+        if let Some(account_id) = request.erases {
+            erase::remove_rows(connection, account_id).await?;
         }
         let Some((stream, Some(aggregate))) = afterwards.into_iter().next() else {
             return Ok(Err(Refusal::NotFound("resource").into()));
@@ -614,5 +633,7 @@ async fn insert_side_row(
         SideRow::Owner(account) => crate::account::make_owner(connection, account, now).await,
         SideRow::Link(link) => crate::account::link::insert(connection, link, now).await,
         SideRow::Token(token) => crate::token::insert(connection, token, now).await,
+        SideRow::Invitation(link) => crate::invitation::put(connection, link, now).await,
+        SideRow::NoInvitation(id) => crate::invitation::remove(connection, *id).await,
     }
 }

@@ -33,7 +33,7 @@ use crate::store::log::{column, corrupt};
 use crate::store::{Error, Store, failed};
 
 pub use letter::Letter;
-pub use transport::{OpenError, Transport};
+pub use transport::{OpenError, Transport, is_sender};
 
 /// Mails that are handed over at the same time.
 const BATCH: i64 = 8;
@@ -117,7 +117,7 @@ impl Outbox {
         mail: &Mail,
         now: Timestamp,
     ) -> Result<(), Error> {
-        insert(connection, Letter::Plain, mail, now).await
+        queue(connection, mail, now).await
     }
 
     /// Asks for a letter, which is written only if its address has an account that it is
@@ -245,6 +245,18 @@ impl Sender {
 }
 
 // === rows ===
+
+/// Queues a mail as [`Outbox::queue`] does, for the append task, which has no outbox.
+///
+/// # Errors
+/// [`Error`].
+pub(crate) async fn queue(
+    connection: &mut AnyConnection,
+    mail: &Mail,
+    now: Timestamp,
+) -> Result<(), Error> {
+    insert(connection, Letter::Plain, mail, now).await
+}
 
 async fn insert(
     connection: &mut AnyConnection,

@@ -24,6 +24,7 @@ use crate::fleet::{Fleet, Listener};
 use crate::fresh;
 use crate::http::{self, App};
 use crate::mail::{self, Outbox, Sender, Transport};
+use crate::oidc::{self, Providers};
 use crate::projector::{self, Projector};
 use crate::region::Region;
 use crate::store::{Backend, Store, log};
@@ -48,6 +49,8 @@ pub struct Config {
     pub sign_up: SignUp,
     /// `[mail]`.
     pub mail: Mail,
+    /// `[[oidc]]`.
+    pub oidc: Vec<oidc::Settings>,
     /// `[security] allow_private_upstreams`.
     pub allow_private_upstreams: bool,
 }
@@ -90,6 +93,9 @@ pub enum Error {
     /// Mail cannot be sent as configured.
     #[error(transparent)]
     Mail(#[from] mail::OpenError),
+    /// Providers cannot be asked.
+    #[error(transparent)]
+    Oidc(#[from] oidc::OpenError),
     /// Passwords cannot be hashed: there is no randomness.
     #[error("passwords cannot be hashed here")]
     Passwords(#[from] Busy),
@@ -153,7 +159,9 @@ impl Plane {
             execute.clone(),
             fleet.clone(),
             accounts,
+            Providers::new(config.oidc.clone(), &public_url)?,
             public_url,
+            head_seen.clone(),
         );
         let stop = CancellationToken::new();
         let boot_id = fresh::id(BootId::from_parts);

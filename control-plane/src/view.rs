@@ -4,6 +4,7 @@
 //! by. [`save`] and [`load`] are the only way in and out, so that a replay can rebuild a
 //! row and compare it.
 
+pub mod event;
 pub mod key;
 pub mod service_account;
 pub mod target;

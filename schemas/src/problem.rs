@@ -145,6 +145,8 @@ codes! {
     NotFound = "not_found", 404, "Not found";
     /// The path exists, the method does not.
     MethodNotAllowed = "method_not_allowed", 405, "The method is not allowed here";
+    /// No representation that the caller accepts.
+    NotAcceptable = "not_acceptable", 406, "No such representation";
     /// The first request with this idempotency key is still running.
     IdempotencyRunning = "idempotency_running", 409, "The first request is still running";
     /// The idempotency key was used with another body.

@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod http;
+pub mod person;
 pub mod plane;
 pub mod process;
 pub mod proxy;
@@ -17,6 +18,7 @@ pub mod world;
 
 pub use control::{Control, Key};
 pub use http::{Ask, Reply};
+pub use person::{People, Person};
 pub use plane::Plane;
 pub use traffic::Traffic;
 pub use upstream::Upstream;

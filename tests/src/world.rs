@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::control::Control;
+use crate::person::People;
 use crate::plane::{Plane, command};
 use crate::process::Program;
 use crate::proxy::{Verdict, check_verdict};
 use crate::server::nats::Nats;
 use crate::server::postgres::{Database, Postgres};
 use crate::server::redis::Redis;
+use crate::server::smtp::Smtp;
 use crate::upstream::Upstream;
 use crate::wait::eventually;
 
@@ -42,6 +44,9 @@ pub struct Builder {
     own_servers: bool,
     log_level: &'static str,
     proxy_private_upstreams: bool,
+    smtp: bool,
+    control_listen: String,
+    control_config: String,
 }
 
 /// A running system: one control plane, regions with proxies, and an upstream that is
@@ -62,6 +67,8 @@ pub struct World {
     pub regions: Vec<Region>,
     /// What the target `echo` leads to.
     pub upstream: Upstream,
+    /// The mail server, where the world was given one.
+    pub smtp: Option<Smtp>,
 }
 
 /// A region of a world.
@@ -108,6 +115,24 @@ impl Builder {
         self
     }
 
+    /// Gives the world a mail server; without one, mail is written to files.
+    pub fn smtp(mut self) -> Self {
+        self.smtp = true;
+        self
+    }
+
+    /// More of the control plane's configuration: whole sections.
+    pub fn control_config(mut self, text: &str) -> Self {
+        self.control_config += text;
+        self
+    }
+
+    /// Where the control plane listens: for whom a free port is not enough.
+    pub fn control_listen(mut self, port: u16) -> Self {
+        self.control_listen = format!("127.0.0.1:{port}");
+        self
+    }
+
     /// Starts everything, and returns when the proxies are ready and know `echo`.
     pub async fn start(self) -> World {
         let shared = shared().await;
@@ -133,7 +158,14 @@ impl Builder {
             });
         }
 
+        let smtp = match self.smtp {
+            true => Some(Smtp::start(&dir, &name).await),
+            false => None,
+        };
         let mut tables = String::new();
+        if let Some(smtp) = &smtp {
+            tables += &format!("[mail]\nsmtp_url = \"{}\"\n\n", smtp.url());
+        }
         for (redis, nats, region_name) in &servers {
             tables += &region_table(region_name, redis, nats);
         }
@@ -141,9 +173,11 @@ impl Builder {
             &dir,
             "control",
             &format!(
-                "[control]\nlisten = \"127.0.0.1:0\"\ndatabase_url = \"{}\"\n\n{tables}{}",
+                "[control]\nlisten = \"{}\"\ndatabase_url = \"{}\"\n\n{tables}{}{}",
+                self.control_listen,
                 database.url(),
                 self.common(true),
+                self.control_config,
             ),
         );
         let control_plane = Arc::new(
@@ -209,6 +243,7 @@ impl Builder {
             bootstrap,
             regions,
             upstream: Upstream::start().await,
+            smtp,
         };
         for proxy in world.proxies() {
             proxy.ready().await;
@@ -245,7 +280,17 @@ impl World {
             own_servers: false,
             log_level: "info",
             proxy_private_upstreams: true,
+            smtp: false,
+            control_listen: "127.0.0.1:0".to_owned(),
+            control_config: String::new(),
         }
+    }
+
+    /// The people of its control plane, with their mail.
+    pub fn people(&self) -> People {
+        let files = || self.dir.join("control-data/mail");
+        let mails = self.smtp.as_ref().map_or_else(files, Smtp::mails);
+        People::new(self.control_plane.clone(), mails)
     }
 
     /// All proxies of all regions.

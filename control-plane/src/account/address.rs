@@ -43,6 +43,7 @@ impl Address {
             return None;
         }
         let (local, domain) = text.rsplit_once('@')?;
+        let local: String = local.nfc().collect();
         let domain = idna::domain_to_ascii_strict(domain).ok()?;
         if local.len() > LOCAL_BYTES_MAX || local.len() + 1 + domain.len() > BYTES_MAX {
             return None;
@@ -50,10 +51,9 @@ impl Address {
         if domain.parse::<std::net::IpAddr>().is_ok() {
             return None;
         }
-        let mailbox = Mailbox::new(local, &domain).ok()?;
-        let local: String = unquoted(local).nfc().collect::<String>().to_lowercase();
+        let mailbox = Mailbox::new(&local, &domain).ok()?;
         Some(Self {
-            key: format!("{local}@{domain}"),
+            key: format!("{}@{domain}", unquoted(&local).to_lowercase()),
             written: mailbox.to_string(),
         })
     }

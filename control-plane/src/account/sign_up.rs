@@ -1,7 +1,7 @@
 //! Making an account, showing that its address is one's own, and setting a new password.
 
+use schemas::AccountId;
 use schemas::api::SignUp;
-use schemas::{AccountId, Timestamp};
 use sqlx::AnyConnection;
 
 use super::link::{self, Purpose};
@@ -9,7 +9,7 @@ use super::password::{Busy, Hashed, Password};
 use super::{Accounts, Address, NewAccount};
 use crate::mail::Letter;
 use crate::store::{Error as StoreError, failed};
-use crate::{account, fresh, session, totp};
+use crate::{account, fresh, invitation, session, totp};
 
 /// What somebody who signs up says.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Accounts {
         let mut writing = self.store.begin().await?;
         let is_welcome = match sign_up {
             SignUp::Open => true,
-            SignUp::Invite => is_invited(&mut writing, &wanted.address, now).await?,
+            SignUp::Invite => invitation::is_open_to(&mut writing, &wanted.address, now).await?,
         };
         if is_welcome {
             let new = NewAccount {
@@ -242,13 +242,4 @@ async fn find_own(
         .await
         .map_err(failed("read an account"))?;
     row.map(|_| account_id).ok_or(Error::DeadToken)
-}
-
-/// Whether the address has an open invitation. Nobody can be invited yet.
-async fn is_invited(
-    _connection: &mut AnyConnection,
-    _address: &Address,
-    _now: Timestamp,
-) -> Result<bool, StoreError> {
-    Ok(false)
 }

@@ -53,15 +53,14 @@ impl Departure {
         &self,
         connection: &mut AnyConnection,
     ) -> Result<Result<Vec<Step>, Refusal>, Error> {
-        let owner = Owner::User(self.account_id);
-        let keys = view::key::owned_by(connection, self.workspace_id, owner).await?;
+        let keys = self.affected(connection).await?;
         let count = keys.len() as u64;
-        let fate = match self.keys {
+        match self.keys {
             Keys::None if count > 0 => return Ok(Err(Refusal::MemberOwnsKeys { count })),
             _ if keys.len() > KEYS_MAX => return Ok(Err(Refusal::TooManyKeys { count })),
-            fate => fate,
-        };
-        let mut steps = match self.key_steps(connection, fate, &keys).await? {
+            _ => {}
+        }
+        let mut steps = match self.key_steps(connection, &keys).await? {
             Ok(steps) => steps,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -80,10 +79,9 @@ impl Departure {
     async fn key_steps(
         &self,
         connection: &mut AnyConnection,
-        fate: Keys,
         keys: &[KeyId],
     ) -> Result<Result<Vec<Step>, Refusal>, Error> {
-        let command = match fate {
+        let command = match self.keys {
             Keys::None => return Ok(Ok(vec![])),
             Keys::Deactivate => KeyCommand::Deactivate,
             Keys::Revoke => KeyCommand::Revoke,
@@ -106,16 +104,29 @@ impl Departure {
             .collect()))
     }
 
-    /// Ends so many keys of the member as fit into one transaction, while the member is
-    /// still there: the steps of a request of its own.
+    /// What has to be done to the first keys of a member who owns more than fit into one
+    /// transaction, in a request of its own; `None` where all fit.
     pub(crate) async fn first_keys(
         &self,
         connection: &mut AnyConnection,
-    ) -> Result<Result<Vec<Step>, Refusal>, Error> {
+    ) -> Result<Option<Result<Vec<Step>, Refusal>>, Error> {
+        let keys = self.affected(connection).await?;
+        match keys.get(..KEYS_MAX) {
+            Some(first) if self.keys != Keys::None && keys.len() > KEYS_MAX => {
+                self.key_steps(connection, first).await.map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The keys that something happens to, oldest first.
+    async fn affected(&self, connection: &mut AnyConnection) -> Result<Vec<KeyId>, Error> {
         let owner = Owner::User(self.account_id);
-        let keys = view::key::owned_by(connection, self.workspace_id, owner).await?;
-        let first = &keys[..keys.len().min(KEYS_MAX)];
-        self.key_steps(connection, self.keys, first).await
+        if self.keys == Keys::Deactivate {
+            view::key::switched_on_of(connection, self.workspace_id, owner).await
+        } else {
+            view::key::owned_by(connection, self.workspace_id, owner).await
+        }
     }
 
     fn step(&self, command: Command) -> Step {

@@ -8,11 +8,13 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::answer;
-use super::asked::Asked;
+use super::asked::{Asked, Own};
 use super::failure::Failure;
 use super::fields::Fields;
 use super::identity::Identity;
+use super::sessions;
 use crate::account::address::{self, Address};
+use crate::account::erase::{self, KeysOfAccount};
 use crate::account::password::{self, Password};
 use crate::account::sign_up::Wanted;
 use crate::attempts::{Kind, peer};
@@ -105,6 +107,46 @@ pub(super) async fn reset(asked: Asked) -> Result<Response, Failure> {
     let accounts = asked.app.accounts();
     accounts.reset(&token, &password, caller).await?;
     answer::ok(&json!({ "status": "password_set" }))
+}
+
+/// Erases the caller's own account.
+pub(super) async fn erase(own: Own) -> Result<Response, Failure> {
+    let mut own = own;
+    let account_id = own.identity.session()?.account_id;
+    let keys = own.asked.params.text("keys");
+    let to = own.asked.params.text("to");
+    let keys = match (keys.as_deref(), to) {
+        (None, None) => KeysOfAccount::None,
+        (Some("revoke"), None) => KeysOfAccount::Revoke,
+        (Some("transfer"), Some(to)) => match to.parse() {
+            Ok(to) => KeysOfAccount::Transfer(to),
+            Err(_) => return Err(Failure::not_found("service account")),
+        },
+        (Some("transfer"), None) => {
+            own.asked
+                .params
+                .refuse("to", "expected the id of a service account");
+            KeysOfAccount::None
+        }
+        (None | Some("revoke"), Some(_)) => {
+            own.asked.params.refuse("to", "only with keys=transfer");
+            KeysOfAccount::None
+        }
+        (Some(_), _) => {
+            own.asked
+                .params
+                .refuse("keys", "expected revoke or transfer");
+            KeysOfAccount::None
+        }
+    };
+    own.asked.finish_params()?;
+    own.asked.fields()?.finish()?;
+    let app = &own.asked.app;
+    let request_id = Some(own.asked.request_id.clone());
+    erase::erase(app.store(), app.execute(), account_id, keys, request_id).await?;
+    let mut response = sessions::no_content();
+    sessions::set_cookie(app, &mut response, "", 0);
+    Ok(response)
 }
 
 /// The address in `email`; what is none is named as wrong.

@@ -1,22 +1,25 @@
 //! Who calls, in which workspace, and what they may do there.
 
 use axum::http::request::Parts;
-use schemas::api::{Actor, ActorKind};
+use schemas::api::Actor;
 use schemas::problem::Code;
-use schemas::{AccountId, Timestamp, WorkspaceId};
+use schemas::{AccountId, ServiceAccountId, Timestamp, WorkspaceId};
 
 use super::App;
 use super::failure::Failure;
 use super::identity::{Identity, Proof};
 use super::permission::Permission;
 use super::rights::{Rights, Standing};
-use crate::{totp, view};
+use crate::totp;
 
 /// An authenticated caller in its active workspace.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) account_id: AccountId,
     pub(crate) workspace_id: WorkspaceId,
+    /// Who a token acts as, where that is not the person who made it.
+    pub(crate) service_account_id: Option<ServiceAccountId>,
+    actor: Actor,
     pub(crate) is_operator: bool,
     /// Whether the token has scopes: what it makes must have some, too.
     pub(crate) is_narrowed: bool,
@@ -69,11 +72,12 @@ impl Caller {
                 "this workspace asks for a second factor: POST /v1/me/totp sets one up",
             ));
         }
-        let instance = view::workspace::instance(app.store()).await?;
         Ok(Self {
             account_id,
             workspace_id,
-            is_operator: scopes.is_none() && instance.operators.contains(&account_id),
+            service_account_id: identity.service_account_id(),
+            actor: identity.actor(),
+            is_operator: identity.is_operator(app).await?,
             is_narrowed: scopes.is_some(),
             expires_at: identity.expires_at(),
             rights,
@@ -86,19 +90,8 @@ impl Caller {
         self.rights.permit(permission)
     }
 
-    /// Whether the caller stands above workspaces.
-    pub(crate) fn permit_operator(&self) -> Result<(), Failure> {
-        if self.is_operator {
-            Ok(())
-        } else {
-            Err(Failure::new(Code::Forbidden, "only operators may do this"))
-        }
-    }
-
+    /// Who does what the caller asks for.
     pub(crate) fn actor(&self) -> Actor {
-        Actor {
-            kind: ActorKind::User,
-            id: self.account_id.to_string(),
-        }
+        self.actor.clone()
     }
 }

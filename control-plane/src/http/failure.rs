@@ -8,7 +8,7 @@ use schemas::api::SelfServiceRule;
 use schemas::problem::{Code, FieldError, MEDIA_TYPE, Problem};
 
 use crate::account::password::Busy;
-use crate::account::{log_in, sign_up};
+use crate::account::{erase, log_in, sign_up};
 use crate::attempts::TooMany;
 use crate::chain::Chain;
 use crate::{execute, purge, store, totp};
@@ -301,6 +301,16 @@ impl From<sign_up::Error> for Failure {
             }
             sign_up::Error::Busy(error) => error.into(),
             sign_up::Error::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<erase::Error> for Failure {
+    fn from(error: erase::Error) -> Self {
+        match error {
+            erase::Error::NoServiceAccount => Self::not_found("service account"),
+            erase::Error::Execute(error) => error.into(),
+            erase::Error::Store(error) => error.into(),
         }
     }
 }

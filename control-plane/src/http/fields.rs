@@ -133,6 +133,11 @@ impl Fields {
         (self.errors.len() == before).then_some(text)
     }
 
+    /// Whether a field was refused already, and needs no second word.
+    pub(crate) fn is_refused(&self, name: &str) -> bool {
+        self.errors.iter().any(|it| it.field == name)
+    }
+
     /// `limits` and its like: an object of rates, each null or an integer.
     pub(crate) fn limits(&mut self, name: &'static str) -> Option<LimitsPatch> {
         match self.members_of(name, INTEGER)? {

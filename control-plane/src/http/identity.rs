@@ -1,10 +1,13 @@
 //! Whose request it is, before any workspace is looked at: a session token or a control
 //! token in `Authorization: Bearer`, or the cookie of a page.
 
+use std::sync::{Arc, OnceLock};
+
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
+use schemas::api::{Actor, ActorKind};
 use schemas::problem::Code;
-use schemas::{AccountId, Timestamp};
+use schemas::{AccountId, ServiceAccountId, Timestamp, WorkspaceId};
 
 use super::App;
 use super::failure::Failure;
@@ -35,6 +38,30 @@ pub(crate) enum Proof {
     Token(Token),
 }
 
+/// Who turned out to ask, for whoever stands around the request: set once the caller is
+/// known.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known(Arc<OnceLock<(Actor, WorkspaceId)>>);
+
+// === impl Known ===
+
+impl Known {
+    /// The caller and where they work, if both are known.
+    pub(super) fn get(&self) -> Option<&(Actor, WorkspaceId)> {
+        self.0.get()
+    }
+
+    fn tell(&self, identity: &Identity) {
+        let workspace_id = match &identity.proof {
+            Proof::Session { session, .. } => session.workspace_id,
+            Proof::Token(token) => Some(token.workspace_id),
+        };
+        if let Some(workspace_id) = workspace_id {
+            self.0.get_or_init(|| (identity.actor(), workspace_id));
+        }
+    }
+}
+
 // === impl Identity ===
 
 impl Identity {
@@ -42,14 +69,18 @@ impl Identity {
     /// whatever it sends, a token is there on purpose.
     pub(crate) async fn authenticate(app: &App, parts: &Parts) -> Result<Self, Failure> {
         let mut presented = parts.headers.get_all("authorization").iter();
-        match (presented.next(), presented.next()) {
+        let identity = match (presented.next(), presented.next()) {
             (Some(value), None) => {
                 let text = value.to_str().ok().and_then(bearer).ok_or_else(refused)?;
-                Self::of_bearer(app, text).await
+                Self::of_bearer(app, text).await?
             }
-            (None, None) => Self::of_cookie(app, parts).await,
-            _ => Err(refused()),
+            (None, None) => Self::of_cookie(app, parts).await?,
+            _ => return Err(refused()),
+        };
+        if let Some(known) = parts.extensions.get::<Known>() {
+            known.tell(&identity);
         }
+        Ok(identity)
     }
 
     /// The same for calls that are open to nobody in particular: what opens nothing is
@@ -79,15 +110,47 @@ impl Identity {
         }
     }
 
-    /// Refused for a token with scopes, which is for its workspace only.
+    /// Refused for a token with scopes and for one of a service account: both are for their
+    /// workspace only.
     pub(crate) fn permit_own(&self) -> Result<(), Failure> {
         match &self.proof {
-            Proof::Token(token) if token.scopes.is_some() => Err(Failure::new(
+            Proof::Token(token) if token.is_bound() => Err(Failure::new(
                 Code::Forbidden,
-                "a control token with scopes is for its workspace only",
+                "a control token with scopes, or of a service account, is for its workspace only",
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Who does what is asked for.
+    pub(crate) fn actor(&self) -> Actor {
+        match self.service_account_id() {
+            Some(id) => Actor {
+                kind: ActorKind::ServiceAccount,
+                id: id.to_string(),
+            },
+            None => Actor {
+                kind: ActorKind::User,
+                id: self.account_id.to_string(),
+            },
+        }
+    }
+
+    /// Who a token acts as, where that is not the person who made it.
+    pub(crate) fn service_account_id(&self) -> Option<ServiceAccountId> {
+        match &self.proof {
+            Proof::Session { .. } => None,
+            Proof::Token(token) => token.service_account_id,
+        }
+    }
+
+    /// Whether the account stands above workspaces, and what was shown may be used so.
+    pub(crate) async fn is_operator(&self, app: &App) -> Result<bool, Failure> {
+        if !self.is_verified || self.permit_own().is_err() {
+            return Ok(false);
+        }
+        let instance = view::workspace::instance(app.store()).await?;
+        Ok(instance.operators.contains(&self.account_id))
     }
 
     /// When what was shown ends; what is made with it ends no later. A session's end does
@@ -149,10 +212,7 @@ impl Identity {
 
     /// The workspace that the account works in with what it has shown. A session that was
     /// opened before its account had one enters the first that lets it in.
-    pub(super) async fn active_workspace(
-        &self,
-        app: &App,
-    ) -> Result<Option<schemas::WorkspaceId>, Failure> {
+    pub(super) async fn active_workspace(&self, app: &App) -> Result<Option<WorkspaceId>, Failure> {
         let session = match &self.proof {
             Proof::Token(token) => return Ok(Some(token.workspace_id)),
             Proof::Session { session, .. } => session,

@@ -413,7 +413,7 @@ pub(super) async fn history(
 
 /// An event as a reader may check it: without the two hashes, canonicalised, it hashes to
 /// its leaf hash.
-fn event_row(row: &log::Row) -> Result<Value, Failure> {
+pub(super) fn event_row(row: &log::Row) -> Result<Value, Failure> {
     let mut event: Value =
         serde_json::from_slice(&row.canonical).map_err(|_| log::corrupt("events.canonical"))?;
     if let Some(members) = event.as_object_mut() {

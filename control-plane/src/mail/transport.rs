@@ -4,10 +4,11 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lettre::message::Mailbox;
-use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::address::Envelope;
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Body, Mailbox};
 use lettre::transport::smtp;
-use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
+use lettre::{Address, AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
 use schemas::MailId;
 use tokio::io::AsyncWriteExt as _;
 
@@ -15,6 +16,9 @@ use super::Mail;
 
 /// How long a mail server may take over one mail.
 const SMTP_WAIT: Duration = Duration::from_secs(30);
+
+/// The most bytes of a line of mail, without its end (RFC 5322, 2.1.1).
+const LINE_BYTES_MAX: usize = 998;
 
 /// Where mail goes.
 pub struct Transport {
@@ -48,6 +52,11 @@ pub(super) enum Error {
     Smtp(#[source] smtp::Error),
     #[error("the file of the mail cannot be written")]
     File(#[source] io::Error),
+}
+
+/// Whether `[mail] from` can be this.
+pub fn is_sender(text: &str) -> bool {
+    text.parse::<Mailbox>().is_ok()
 }
 
 // === impl Transport ===
@@ -96,10 +105,13 @@ impl Transport {
 
     /// The library writes the head: nothing in an address or a subject can add a line.
     fn message(&self, id: MailId, mail: &Mail) -> Result<Message, Error> {
-        let to = mail.to.written().parse().map_err(|_| {
+        let to: Address = mail.to.written().parse().map_err(|_| {
             // Addresses are judged by the same library when they come in.
             Error::Write(lettre::error::Error::MissingTo)
         })?;
+        // Said apart from the head, from which the library cannot read quoted addresses.
+        let envelope = Envelope::new(Some(self.from.email.clone()), vec![to.clone()]);
+
         // The same for every try, so that a server that was given it twice can tell.
         let message_id = format!("<{id}@{}>", self.from.email.domain());
         let auto_submitted = HeaderValue::new(
@@ -114,7 +126,8 @@ impl Transport {
             .message_id(Some(message_id))
             .raw_header(auto_submitted)
             .header(ContentType::TEXT_PLAIN)
-            .body(mail.text.clone())
+            .envelope(envelope.map_err(Error::Write)?)
+            .body(body(&mail.text))
             .map_err(Error::Write)
     }
 }
@@ -150,6 +163,20 @@ impl Error {
     }
 }
 
+/// The text as it stands where that is allowed (RFC 5322, 2.1.1 and RFC 2045, 2.7). The
+/// library would encode every line of more than 76 characters, and break links for whoever
+/// reads the file.
+fn body(text: &str) -> Body {
+    let is_plain = text.is_ascii()
+        && !text.contains(|it: char| it == '\0' || it == '\r')
+        && text.lines().all(|line| line.len() <= LINE_BYTES_MAX);
+    if !is_plain {
+        return Body::new(text.to_owned());
+    }
+    let bytes = text.replace('\n', "\r\n").into_bytes();
+    Body::dangerous_pre_encoded(bytes, ContentTransferEncoding::SevenBit)
+}
+
 /// Whoever looks into the directory sees whole mails only.
 async fn write_file(directory: PathBuf, id: MailId, content: &[u8]) -> io::Result<PathBuf> {
     tokio::fs::DirBuilder::new()
@@ -175,13 +202,13 @@ async fn write_file(directory: PathBuf, id: MailId, content: &[u8]) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::Address;
+    use crate::account;
     use crate::fresh;
 
     fn formatted(to: &str, subject: &str, text: &str) -> String {
         let transport = Transport::files("unused".into(), "Keys <keys@example.com>").unwrap();
         let mail = Mail {
-            to: Address::parse(to).unwrap(),
+            to: account::Address::parse(to).unwrap(),
             subject: subject.to_owned(),
             text: text.to_owned(),
         };
@@ -208,6 +235,14 @@ mod tests {
         let (head, _) = mail.split_once("\r\n\r\n").unwrap();
         let is_own = |line: &str| line.to_lowercase().starts_with("bcc");
         assert!(!head.lines().any(is_own), "{head}");
+    }
+
+    #[test]
+    fn what_is_not_plain_is_encoded() {
+        for text in ["Gr\u{fc}\u{df}e", &"x".repeat(999), "a\rb", "a\0b"] {
+            let mail = formatted("jane@example.com", "Hello", text);
+            assert!(!mail.contains("Content-Transfer-Encoding: 7bit"), "{mail}");
+        }
     }
 
     #[test]

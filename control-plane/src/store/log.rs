@@ -241,7 +241,7 @@ fn to_head(row: &AnyRow) -> Result<Head, Error> {
     })
 }
 
-fn to_row(row: &AnyRow) -> Result<Row, Error> {
+pub(crate) fn to_row(row: &AnyRow) -> Result<Row, Error> {
     let canonical: Vec<u8> = column(row, "canonical")?;
     let recorded = codec::decode(&canonical).map_err(|err| {
         let position: i64 = row.try_get("position").unwrap_or_default();

@@ -201,15 +201,37 @@ pub async fn owned_by(
     workspace_id: WorkspaceId,
     owner: Owner,
 ) -> Result<Vec<KeyId>, Error> {
-    let rows = sqlx::query(
-        "SELECT id FROM keys WHERE workspace_id = $1 AND owner = $2 AND name_free = 0 \
-         ORDER BY id",
-    )
-    .bind(workspace_id.to_string())
-    .bind(owner.to_string())
-    .fetch_all(connection)
-    .await
-    .map_err(failed("read the keys of an owner"))?;
+    let sql = "SELECT id FROM keys WHERE workspace_id = $1 AND owner = $2 AND name_free = 0 \
+               ORDER BY id";
+    ids_of(connection, sql, workspace_id, owner).await
+}
+
+/// The same of those that are switched on.
+///
+/// # Errors
+/// [`Error`].
+pub async fn switched_on_of(
+    connection: &mut AnyConnection,
+    workspace_id: WorkspaceId,
+    owner: Owner,
+) -> Result<Vec<KeyId>, Error> {
+    let sql = "SELECT id FROM keys WHERE workspace_id = $1 AND owner = $2 AND purged = 0 \
+               AND state_name = 'active' ORDER BY id";
+    ids_of(connection, sql, workspace_id, owner).await
+}
+
+async fn ids_of(
+    connection: &mut AnyConnection,
+    sql: &'static str,
+    workspace_id: WorkspaceId,
+    owner: Owner,
+) -> Result<Vec<KeyId>, Error> {
+    let rows = sqlx::query(sql)
+        .bind(workspace_id.to_string())
+        .bind(owner.to_string())
+        .fetch_all(connection)
+        .await
+        .map_err(failed("read the keys of an owner"))?;
     rows.iter()
         .map(|row| {
             let id: String = column(row, "id")?;

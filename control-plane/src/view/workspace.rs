@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use events::Aggregate;
 use events::instance::Instance;
 use events::workspace::{Member, Workspace};
-use schemas::{AccountId, MemberStatus, Role, WorkspaceId, api};
+use schemas::{AccountId, MemberStatus, Role, TeamId, WorkspaceId, api};
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
@@ -124,6 +124,65 @@ pub async fn memberships(store: &Store, account_id: AccountId) -> Result<Vec<Mem
         .push(" ORDER BY workspaces.id");
     let rows = sql.fetch_all(store.pool(), "read memberships").await?;
     rows.iter().map(Membership::of_row).collect()
+}
+
+/// A member, as lists show one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberRow {
+    /// The account.
+    pub account_id: AccountId,
+    /// What they are.
+    pub role: Role,
+    /// Whether they are let in.
+    pub status: MemberStatus,
+}
+
+/// Members of a workspace in the order of their ids: of all, or those who are in one of the
+/// teams that are named.
+///
+/// # Errors
+/// [`Error`].
+pub async fn members(
+    store: &Store,
+    workspace_id: WorkspaceId,
+    among: Option<&[TeamId]>,
+    after: Option<AccountId>,
+    limit: u32,
+) -> Result<Vec<MemberRow>, Error> {
+    let mut sql =
+        Sql::new("SELECT account_id, role, status FROM workspace_members WHERE workspace_id = ");
+    sql.bind(workspace_id.to_string())?;
+    match among {
+        None => {}
+        Some([]) => return Ok(Vec::new()),
+        Some(teams) => {
+            sql.push(" AND account_id IN (SELECT account_id FROM team_members WHERE team_id IN (");
+            sql.bind_all(teams.iter().map(TeamId::to_string))?
+                .push("))");
+        }
+    }
+    if let Some(after) = after {
+        sql.push(" AND account_id > ").bind(after.to_string())?;
+    }
+    sql.push(" ORDER BY account_id LIMIT ")
+        .bind(i64::from(limit))?;
+    let rows = sql.fetch_all(store.pool(), "list members").await?;
+    rows.iter()
+        .map(|row| {
+            let text = |name| column::<String>(row, name);
+            Ok(MemberRow {
+                account_id: text("account_id")?
+                    .parse()
+                    .map_err(|_| corrupt("workspace_members.account_id"))?,
+                role: text("role")?
+                    .parse()
+                    .map_err(|_| corrupt("workspace_members.role"))?,
+                status: text("status")?
+                    .parse()
+                    .map_err(|_| corrupt("workspace_members.status"))?,
+            })
+        })
+        .collect()
 }
 
 /// Whether an account belongs to a workspace, suspended or not, read under the lock of the

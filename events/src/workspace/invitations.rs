@@ -30,6 +30,8 @@ pub struct Invitation {
     pub created_at: Timestamp,
     /// When its link is dead.
     pub expires_at: Timestamp,
+    /// Number of the event of the workspace that last changed it.
+    pub version: u64,
 }
 
 pub(super) fn decide(
@@ -108,6 +110,7 @@ pub(super) fn evolve(workspace: &mut Workspace, recorded: &Recorded) {
                 by: *by,
                 created_at: recorded.at,
                 expires_at: *expires_at,
+                version: recorded.stream_version,
             };
             invitations.insert(*invitation_id, invitation);
         }
@@ -119,6 +122,7 @@ pub(super) fn evolve(workspace: &mut Workspace, recorded: &Recorded) {
             if let Some(invitation) = invitations.get_mut(invitation_id) {
                 invitation.by = *by;
                 invitation.expires_at = *expires_at;
+                invitation.version = recorded.stream_version;
             }
         }
         Event::InvitationDeleted { invitation_id }
