@@ -85,6 +85,8 @@ impl Log {
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
+            departures: Vec::new(),
+            erases: None,
         }
     }
 
