@@ -112,6 +112,7 @@ pub(super) async fn reset(asked: Asked) -> Result<Response, Failure> {
 /// Erases the caller's own account.
 pub(super) async fn erase(own: Own) -> Result<Response, Failure> {
     let mut own = own;
+    own.require_verified()?;
     let account_id = own.identity.session()?.account_id;
     let keys = own.asked.params.text("keys");
     let to = own.asked.params.text("to");

@@ -8,6 +8,7 @@
 mod accounts;
 mod architecture;
 mod bad_input;
+mod boundary;
 mod config;
 mod demo;
 mod invitations;
@@ -21,5 +22,5 @@ mod region;
 mod secret;
 mod servers;
 mod story;
-mod workspaces;
 mod teams;
+mod workspaces;
