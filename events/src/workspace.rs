@@ -4,6 +4,7 @@ use schemas::entry::ErrorProfile;
 use schemas::{AccountId, PlanLimits, Position, Timestamp, WorkspaceId};
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::{self, Catalog};
 use crate::command::{PatchWorkspace, WorkspaceCommand, merge_plan_limits};
 use crate::event::{Event, Recorded, Stream, WorkspaceChanges};
 use crate::refusal::{self, FieldRefusal, Refusal};
@@ -21,6 +22,9 @@ pub struct Workspace {
     pub owner: AccountId,
     /// What can be changed.
     pub settings: Settings,
+    /// Its access groups and upstream credentials.
+    #[serde(default)]
+    pub catalog: Catalog,
     /// When it was made.
     pub created_at: Timestamp,
     /// Number of its last event.
@@ -64,7 +68,12 @@ pub fn decide(
                 owner: *owner,
             }])
         }
-        (WorkspaceCommand::Patch(_), None) => Err(Refusal::NotFound("workspace")),
+        (WorkspaceCommand::Patch(_) | WorkspaceCommand::Catalog(_), None) => {
+            Err(Refusal::NotFound("workspace"))
+        }
+        (WorkspaceCommand::Catalog(command), Some(workspace)) => {
+            catalog::decide(&workspace.catalog, command, look)
+        }
         (WorkspaceCommand::Patch(patch), Some(workspace)) => {
             let after = patched(&workspace.settings, patch, look)?;
             let changes = WorkspaceChanges::between(&workspace.settings, &after);
@@ -90,6 +99,7 @@ pub fn evolve(workspace: Option<Workspace>, recorded: &Recorded) -> Option<Works
                 rotation_overlap_max_seconds: ROTATION_OVERLAP_MAX_SECONDS,
                 allow_query_key: false,
             },
+            catalog: Catalog::default(),
             created_at: recorded.at,
             version: recorded.stream_version,
             position: recorded.position,
@@ -99,6 +109,7 @@ pub fn evolve(workspace: Option<Workspace>, recorded: &Recorded) -> Option<Works
     if let Event::WorkspaceUpdated { changes } = &recorded.event {
         changes.apply(&mut workspace.settings);
     }
+    workspace.catalog.evolve(recorded);
     workspace.version = recorded.stream_version;
     workspace.position = recorded.position;
     Some(workspace)

@@ -47,7 +47,11 @@ fn golden_samples_stay_readable() {
         "target.created",
         "target.deleted",
         "target.updated",
+        "workspace.access_group_created",
+        "workspace.access_group_deleted",
         "workspace.created",
+        "workspace.credential_created",
+        "workspace.credential_deleted",
         "workspace.updated",
     ] {
         assert!(

@@ -39,6 +39,7 @@ fn create() -> CreateKey {
         environment: Environment::Live,
         expires_at: None,
         limits: Limits::default(),
+        access: Access::default(),
         metadata: BTreeMap::new(),
         replaces: None,
         rotation_due_at: None,

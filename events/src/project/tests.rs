@@ -1,18 +1,29 @@
 //! From events to entries.
 
 use schemas::api::{Actor, ActorKind, Source};
-use schemas::entry::SecretStatus;
+use schemas::entry::{self, Access, AccessMode, SecretStatus};
 use schemas::{
-    Credential, Environment, EventId, KeyId, LineageId, SecretId, Timestamp, WorkspaceId,
+    Credential, Environment, EventId, KeyId, LineageId, SecretId, TargetId, Timestamp, WorkspaceId,
 };
 
 use super::*;
-use crate::command::{CreateKey, KeyCommand, PatchKey, RotateKey};
+use crate::access::AccessPatch;
+use crate::command::{CreateKey, KeyCommand, LimitsPatch, PatchKey, RotateKey};
 use crate::event::{SecretMade, Stream};
 use crate::{Command, SecretLook};
 
 /// What each command changed, as `(secret number, status, rev)`.
 fn projected(commands: &[KeyCommand]) -> Vec<Vec<(u128, SecretStatus, Position)>> {
+    let all = changes_by_event(commands);
+    let summaries = |changes: Vec<Change>| changes.iter().map(summary).collect();
+    all.into_iter().map(summaries).collect()
+}
+
+fn changes_of(commands: &[KeyCommand]) -> Vec<Change> {
+    changes_by_event(commands).concat()
+}
+
+fn changes_by_event(commands: &[KeyCommand]) -> Vec<Vec<Change>> {
     let now = Timestamp::from_unix_ms(1_800_000_000_000);
     let id = KeyId::from_u128(7);
     let mut aggregate = None;
@@ -41,8 +52,7 @@ fn projected(commands: &[KeyCommand]) -> Vec<Vec<(u128, SecretStatus, Position)>
                 event,
             };
             let after = crate::evolve(aggregate.clone(), &recorded).unwrap();
-            let changes = project(aggregate.as_ref(), &after, &recorded);
-            all.push(changes.iter().map(summary).collect());
+            all.push(project(aggregate.as_ref(), &after, &recorded));
             aggregate = Some(after);
         }
     }
@@ -77,6 +87,7 @@ fn create() -> KeyCommand {
         environment: Environment::Live,
         expires_at: None,
         limits: Default::default(),
+        access: Default::default(),
         metadata: Default::default(),
         replaces: None,
         rotation_due_at: None,
@@ -149,4 +160,71 @@ fn a_purged_key_leaves_a_tombstone() {
         projected(&[create(), KeyCommand::Revoke, KeyCommand::Purge]),
         [vec![(1, Active, 1)], vec![(1, Revoked, 2)], vec![]]
     );
+}
+
+fn restricted(targets: u128, groups: usize) -> Access {
+    Access {
+        mode: AccessMode::Restrict,
+        targets: (0..targets).map(TargetId::from_u128).collect(),
+        groups: (0..groups)
+            .map(|it| format!("{it:02}{}", "g".repeat(62)))
+            .collect(),
+        shadow: false,
+    }
+}
+
+fn restrict(access: Access) -> KeyCommand {
+    KeyCommand::Patch(Box::new(PatchKey {
+        access: Some(AccessPatch::of(&access)),
+        ..PatchKey::default()
+    }))
+}
+
+#[test]
+fn a_new_secret_goes_where_the_key_goes_and_an_older_proxy_denies_it() {
+    let access = restricted(1, 1);
+    let changes = changes_of(&[
+        create(),
+        restrict(access.clone()),
+        rotate(2, 60),
+        rotate(3, 0),
+    ]);
+    let last_of = |number| {
+        let hash = secret(number).hash;
+        let of_it = changes.iter().rev().find_map(|it| match it {
+            Change::Secret { hash: its, secret } if *its == hash => Some(secret),
+            _ => None,
+        });
+        of_it.unwrap()
+    };
+    for number in [1, 2, 3] {
+        let entry = last_of(number);
+        assert_eq!((&entry.access, entry.min_reader), (&access, 2));
+    }
+}
+
+#[test]
+fn the_longest_name_beside_the_longest_access_fits_into_an_entry() {
+    let renamed = KeyCommand::Patch(Box::new(PatchKey {
+        name: Some("\u{10ffff}".repeat(255)),
+        limits: Some(LimitsPatch::Merge(
+            ["rps", "rpm"]
+                .map(|name| (name.to_owned(), Some(crate::key::INTEGER_MAX)))
+                .into(),
+        )),
+        ..PatchKey::default()
+    }));
+    let access = restricted(64, 32);
+    let changes = changes_of(&[create(), renamed, restrict(access.clone())]);
+    let Some(Change::Secret { secret, .. }) = changes.last() else {
+        panic!("the key has an entry");
+    };
+    assert_eq!(secret.access, access);
+    let mut fullest = secret.clone();
+    for name in ["rps", "rpm", "rph", "rpd", "tpm", "tph", "tpd"] {
+        *fullest.limits.get_mut(name).unwrap() = Some(crate::key::INTEGER_MAX);
+    }
+    // Some room is kept for fields to come.
+    let bytes = entry::encode(&fullest).unwrap().len();
+    assert!(bytes <= entry::ENTRY_BYTES_MAX - 512, "{bytes}");
 }
