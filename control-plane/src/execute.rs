@@ -390,7 +390,8 @@ impl Batch {
         }
         let now = fresh::now();
         // All steps are decided before any is written, so that a refusal undoes nothing.
-        let mut decided = Vec::with_capacity(request.steps.len());
+        let mut decided: Vec<(&Step, Stream, Option<Aggregate>, Vec<Event>)> =
+            Vec::with_capacity(request.steps.len());
         for (number, step) in request.steps.iter().enumerate() {
             let stream = step.command.stream();
             let aggregate = match self.load(connection, stream).await {
@@ -411,15 +412,16 @@ impl Batch {
                 Ok(events) => events,
                 Err(refusal) => return Ok(Err(refusal.into())),
             };
-            if let Err(refusal) = rules::check(
-                connection,
-                stream,
-                step.workspace_id,
-                &events,
-                aggregate.as_ref(),
-            )
-            .await?
-            {
+            let earlier: Vec<&Event> = decided.iter().flat_map(|(.., events)| events).collect();
+            let judged = rules::Decided {
+                command: &step.command,
+                workspace_id: step.workspace_id,
+                aggregate: aggregate.as_ref(),
+                events: &events,
+                earlier: &earlier,
+                now,
+            };
+            if let Err(refusal) = rules::check(connection, &judged).await? {
                 return Ok(Err(refusal.into()));
             }
             decided.push((step, stream, aggregate, events));

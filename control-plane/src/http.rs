@@ -5,9 +5,13 @@
 //! Reading order, the same everywhere: who calls, what is asked for (404), may they (403),
 //! then the body.
 
+mod access;
+mod access_groups;
 mod answer;
 mod call;
 mod caller;
+mod credentials;
+mod effective_access;
 mod failure;
 mod fields;
 mod instance;
@@ -17,6 +21,7 @@ mod me;
 mod params;
 mod permission;
 mod positions;
+mod rights;
 mod serve;
 mod targets;
 mod tokens;
@@ -52,7 +57,7 @@ struct Shared {
     store: Store,
     execute: Execute,
     fleet: Fleet,
-    allow_private_upstreams: bool,
+    target_rules: events::command::TargetRules,
     /// Idempotency keys whose first request has not been answered yet.
     running: Mutex<HashSet<(String, String)>>,
 }
@@ -69,7 +74,11 @@ impl App {
             store,
             execute,
             fleet,
-            allow_private_upstreams: config.allow_private_upstreams,
+            target_rules: events::command::TargetRules {
+                allow_private_upstreams: config.allow_private_upstreams,
+                own: Arc::new(config.own_places.clone()),
+                is_demo: false,
+            },
             running: Mutex::new(HashSet::new()),
         }))
     }
@@ -91,10 +100,7 @@ impl App {
 
     /// What the installation lets targets be.
     pub(crate) fn target_rules(&self) -> events::command::TargetRules {
-        events::command::TargetRules {
-            allow_private_upstreams: self.0.allow_private_upstreams,
-            is_demo: false,
-        }
+        self.0.target_rules.clone()
     }
 
     /// Marks an idempotency key as running until the guard is dropped; `None` where it
@@ -145,6 +151,16 @@ pub(crate) fn router(app: App) -> Router {
                 .patch(targets::patch)
                 .delete(targets::delete),
         )
+        .route(
+            "/access-groups",
+            get(access_groups::list).post(access_groups::create),
+        )
+        .route("/access-groups/{name}", delete(access_groups::delete))
+        .route(
+            "/credentials",
+            get(credentials::list).post(credentials::create),
+        )
+        .route("/credentials/{name}", delete(credentials::delete))
         .route("/api-keys", get(keys::list).post(keys::create))
         .route(
             "/api-keys/{id}",
@@ -156,6 +172,10 @@ pub(crate) fn router(app: App) -> Router {
         .route("/api-keys/{id}/rotation", get(keys::rotation))
         .route("/api-keys/{id}/purge", post(keys::purge))
         .route("/api-keys/{id}/history", get(keys::history))
+        .route(
+            "/api-keys/{id}/effective-access",
+            get(effective_access::show),
+        )
         .route("/positions/{position}", get(positions::show))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found);

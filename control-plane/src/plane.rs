@@ -36,6 +36,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `[security] allow_private_upstreams`.
     pub allow_private_upstreams: bool,
+    /// Where the installation itself is reached.
+    pub own_places: events::command::OwnPlaces,
 }
 
 /// Why a control plane does not start.

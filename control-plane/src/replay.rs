@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use events::{Aggregate, Stream};
 use schemas::{KeyId, Position, Timestamp, WorkspaceId, api};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::store::{Backend, Error, Store, log};
 use crate::view;
@@ -46,7 +46,7 @@ pub struct State {
     /// The keys, in the order they were made.
     pub keys: Vec<Value>,
     /// The members.
-    pub members: Vec<Value>,
+    pub members: Vec<api::Member>,
     /// The targets, in the order they were made.
     pub targets: Vec<api::Target>,
     /// The teams; there are none yet.
@@ -124,12 +124,11 @@ impl Past {
                 Aggregate::Target(target) if !target.deleted => {
                     state.targets.push(view::target::to_api(target));
                 }
-                Aggregate::Workspace(workspace) => state.members.push(json!({
-                    "account_id": workspace.owner,
-                    "role": "owner",
-                    "status": "active",
-                    "limits": null,
-                })),
+                Aggregate::Workspace(workspace) => {
+                    let members = workspace.members.iter();
+                    let shown = members.map(|(id, it)| view::workspace::member_to_api(*id, it));
+                    state.members.extend(shown);
+                }
                 _ => {}
             }
         }

@@ -214,8 +214,11 @@ impl Store {
 /// The schema, version by version; one text for both databases, which differ in the name
 /// of the type for bytes.
 fn migrations(backend: Backend) -> Vec<Migration> {
-    const MIGRATIONS: &[(i64, &str, &str)] =
-        &[(1, "log", include_str!("../migrations/0001_log.sql"))];
+    const MIGRATIONS: &[(i64, &str, &str)] = &[
+        (1, "log", include_str!("../migrations/0001_log.sql")),
+        (4, "teams", include_str!("../migrations/0004_teams.sql")),
+        (5, "targets", include_str!("../migrations/0005_targets.sql")),
+    ];
     let of_backend = |&(version, name, text): &(i64, &'static str, &str)| {
         let text = match backend {
             Backend::Postgres => text.to_owned(),

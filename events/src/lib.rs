@@ -10,7 +10,10 @@ pub mod instance;
 pub mod key;
 pub mod project;
 pub mod refusal;
+pub mod self_service;
+pub mod service_account;
 pub mod target;
+pub mod team;
 pub mod text;
 pub mod workspace;
 

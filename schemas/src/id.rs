@@ -111,6 +111,8 @@ ids! {
     TargetId = "tgt_";
     /// A token that opens the control API.
     ControlTokenId = "ctk_";
+    /// An invitation into a workspace.
+    InvitationId = "inv_";
     /// An event of the log.
     EventId = "";
     /// A history of the log; a restore opens a new one.

@@ -141,14 +141,20 @@ codes! {
     IdempotencyConflict = "idempotency_conflict", 422, "The idempotency key was used with another body";
     /// Another one has this name.
     NameTaken = "name_taken", 409, "The name is taken";
+    /// A workspace has at least one active owner.
+    LastOwner = "last_owner", 409, "The last active owner stays";
     /// The key was used, so its history stays.
     KeyHasHistory = "key_has_history", 409, "The key was used";
     /// The key is revoked for good.
     KeyRevoked = "key_revoked", 409, "The key is revoked";
     /// The key already has two live secrets.
     RotationInProgress = "rotation_in_progress", 409, "A rotation is in progress";
+    /// The member owns keys, and what becomes of them was not said.
+    MemberOwnsKeys = "member_owns_keys", 409, "The member owns keys";
     /// It could not be proved in time that the key was never used.
     PurgeUnproven = "purge_unproven", 409, "It is not proven that the key was never used";
+    /// The team still has keys.
+    TeamHasKeys = "team_has_keys", 409, "The team still has keys";
     /// Something else still needs it.
     InUse = "in_use", 409, "Still in use";
     /// The resource is not at the version that the request was made for.
@@ -165,6 +171,14 @@ codes! {
     HostNotAllowed = "host_not_allowed", 422, "The host may not be a target";
     /// The field's meaning is not enforced yet.
     NotAvailable = "not_available", 422, "Not available yet";
+    /// The team's developers may not make keys for themselves.
+    SelfServiceDisabled = "self_service_disabled", 403, "Self-service is switched off in this team";
+    /// The caller has as many live keys in the team as its policy allows.
+    SelfServiceMaxKeys = "self_service_max_keys", 403, "No more keys are allowed in this team";
+    /// The team's policy asks for an expiry, or a nearer one.
+    SelfServiceExpiry = "self_service_expiry", 422, "The team's policy asks for another expiry";
+    /// A limit is above the team's.
+    SelfServiceLimit = "self_service_limit", 422, "A limit is above the team's";
     /// The store cannot be reached.
     Unavailable = "unavailable", 503, "Temporarily unavailable";
     /// The change may or may not have been made.

@@ -1,8 +1,6 @@
 //! Who calls, and what they may do. Everything that decides about people comes through
 //! here: sessions, roles and teams get their place beside the control token.
 
-use std::collections::BTreeSet;
-
 use axum::http::HeaderMap;
 use schemas::api::{Actor, ActorKind};
 use schemas::problem::Code;
@@ -11,6 +9,7 @@ use schemas::{AccountId, Timestamp, WorkspaceId};
 use super::App;
 use super::failure::Failure;
 use super::permission::Permission;
+use super::rights::{Rights, Standing};
 use crate::{token, view};
 
 /// An authenticated caller in its active workspace.
@@ -23,7 +22,8 @@ pub(crate) struct Caller {
     pub(crate) is_narrowed: bool,
     /// When the token ends; what it makes ends no later.
     pub(crate) expires_at: Option<Timestamp>,
-    permissions: BTreeSet<Permission>,
+    /// What they may do in it, now.
+    pub(crate) rights: Rights,
 }
 
 // === impl Caller ===
@@ -50,20 +50,17 @@ impl Caller {
         }
         let token = token::find(app.store(), text).await?.ok_or_else(refused)?;
         let instance = view::workspace::instance(app.store()).await?;
-        let workspace = view::workspace::get(app.store(), token.workspace_id)
-            .await?
-            .ok_or_else(refused)?;
-        let held: BTreeSet<Permission> = if workspace.owner == token.account_id {
-            Permission::ALL.into()
-        } else {
-            BTreeSet::new()
-        };
-        let permissions = match &token.scopes {
-            None => held,
-            Some(scopes) => held
-                .into_iter()
-                .filter(|it| scopes.iter().any(|scope| scope == it.as_str()))
-                .collect(),
+        let scopes = token.scopes.as_deref();
+        let standing =
+            Standing::load(app.store(), token.account_id, token.workspace_id, scopes).await?;
+        let rights = match standing {
+            Standing::Member(rights) => rights,
+            Standing::Suspended | Standing::WorkspaceSuspended | Standing::Stranger => {
+                return Err(Failure::new(
+                    Code::Forbidden,
+                    "only active members of an active workspace may do this",
+                ));
+            }
         };
         Ok(Self {
             account_id: token.account_id,
@@ -71,21 +68,14 @@ impl Caller {
             is_operator: token.scopes.is_none() && instance.operators.contains(&token.account_id),
             is_narrowed: token.scopes.is_some(),
             expires_at: token.expires_at,
-            permissions,
+            rights,
         })
     }
 
     /// Whether the caller may; asked after the object was looked up, so that a foreign id
     /// is 404 and a known one without the permission 403.
     pub(crate) fn permit(&self, permission: Permission) -> Result<(), Failure> {
-        if self.permissions.contains(&permission) {
-            Ok(())
-        } else {
-            Err(Failure::new(
-                Code::Forbidden,
-                format!("the permission {} is needed", permission.as_str()),
-            ))
-        }
+        self.rights.permit(permission)
     }
 
     /// Whether the caller stands above workspaces.
@@ -95,10 +85,6 @@ impl Caller {
         } else {
             Err(Failure::new(Code::Forbidden, "only operators may do this"))
         }
-    }
-
-    pub(crate) fn permissions(&self) -> impl Iterator<Item = Permission> + '_ {
-        self.permissions.iter().copied()
     }
 
     pub(crate) fn actor(&self) -> Actor {

@@ -4,6 +4,7 @@ use axum::response::{IntoResponse, Response};
 use events::Refusal;
 use events::refusal::{FieldCode, FieldRefusal};
 use http_body_util::Full;
+use schemas::api::SelfServiceRule;
 use schemas::problem::{Code, FieldError, MEDIA_TYPE, Problem};
 
 use crate::chain::Chain;
@@ -41,6 +42,8 @@ impl Failure {
             Code::NotAvailable,
             Code::NameLooksLikeSecret,
             Code::HostNotAllowed,
+            Code::SelfServiceExpiry,
+            Code::SelfServiceLimit,
         ]
         .into_iter()
         .find(|code| errors.iter().all(|it| it.code == code.as_str()));
@@ -115,6 +118,7 @@ impl From<Refusal> for Failure {
             Refusal::NotFound(what) => Self::not_found(what),
             Refusal::Exists(_) => Self::new(Code::InUse, detail),
             Refusal::NameTaken(_) => Self::new(Code::NameTaken, detail),
+            Refusal::InUse(_) => Self::new(Code::InUse, detail),
             Refusal::KeyRevoked => Self::new(Code::KeyRevoked, detail),
             Refusal::KeyHasHistory => Self::new(Code::KeyHasHistory, detail),
             Refusal::KeyActive => Self::new(Code::PurgeUnproven, detail),
@@ -123,6 +127,22 @@ impl From<Refusal> for Failure {
                 "two secrets are live; wait until the older one has ended, or rotate with \
                  overlap_seconds 0",
             ),
+            Refusal::SelfService(SelfServiceRule::Disabled) => Self::new(
+                Code::SelfServiceDisabled,
+                "developers of this team may not make or rotate keys by themselves",
+            ),
+            Refusal::SelfService(SelfServiceRule::MaxKeys) => Self::new(
+                Code::SelfServiceMaxKeys,
+                "you have as many live keys in this team as its policy allows; revoke one first",
+            ),
+            Refusal::SelfService(rule) => Self::new(self_service_code(rule), detail),
+            Refusal::TeamHasKeys => Self::new(
+                Code::TeamHasKeys,
+                "revoke, purge or transfer the keys of the team first",
+            ),
+            Refusal::Forbidden(_) => Self::new(Code::Forbidden, detail),
+            Refusal::LastOwner => Self::new(Code::LastOwner, detail),
+            Refusal::LastOperator => Self::new(Code::InUse, detail),
             Refusal::VersionMismatch { .. } => Self::new(Code::PreconditionFailed, detail),
         }
     }
@@ -143,6 +163,16 @@ fn field_code(code: FieldCode) -> Code {
         FieldCode::LooksLikeSecret => Code::NameLooksLikeSecret,
         FieldCode::HostNotAllowed => Code::HostNotAllowed,
         FieldCode::NotAvailable => Code::NotAvailable,
+        FieldCode::SelfService(rule) => self_service_code(rule),
+    }
+}
+
+fn self_service_code(rule: SelfServiceRule) -> Code {
+    match rule {
+        SelfServiceRule::Disabled => Code::SelfServiceDisabled,
+        SelfServiceRule::MaxKeys => Code::SelfServiceMaxKeys,
+        SelfServiceRule::Expiry => Code::SelfServiceExpiry,
+        SelfServiceRule::Limit => Code::SelfServiceLimit,
     }
 }
 

@@ -94,6 +94,20 @@ impl Fields {
         }
     }
 
+    /// A field that must be there.
+    pub(crate) fn required<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+    ) -> Option<T> {
+        let value = self.take(name).unwrap_or(Value::Null);
+        let value = serde_json::from_value(value).ok();
+        if value.is_none() {
+            self.refuse(name, expected);
+        }
+        value
+    }
+
     /// A text that must be there.
     pub(crate) fn required_text(&mut self, name: &'static str) -> String {
         let expected = "a text, required";

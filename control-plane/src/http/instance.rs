@@ -36,9 +36,8 @@ pub(super) async fn patch(call: Call) -> Result<Response, Failure> {
     let command = InstanceCommand::Patch {
         global_limits: fields.limits("global_limits"),
         error_profile: fields.optional("error_profile", "standard, compact or null"),
+        sign_up: fields.optional("sign_up", "open, invite or null"),
     };
-    // Nobody can sign up yet, so there is nothing to open or close.
-    fields.not_available(&["sign_up"]);
     fields.finish()?;
     let outcome = call.execute(Command::Instance(command)).await?;
     let Aggregate::Instance(instance) = &outcome.aggregate else {
@@ -52,6 +51,7 @@ fn shown(instance: &Instance) -> Value {
     json!({
         "global_limits": instance.settings.global_limits,
         "error_profile": instance.settings.error_profile,
+        "sign_up": instance.settings.sign_up,
         "version": instance.version,
     })
 }

@@ -25,14 +25,7 @@ use crate::view::{self, key::Filter};
 use crate::{fresh, purge};
 
 /// Fields whose enforcement does not exist yet.
-const NOT_AVAILABLE: [&str; 6] = [
-    "quotas",
-    "budget",
-    "concurrency",
-    "queue",
-    "access",
-    "staleness",
-];
+const NOT_AVAILABLE: [&str; 5] = ["quotas", "budget", "concurrency", "queue", "staleness"];
 /// The same, for fields that belong to people and teams.
 const OWNERSHIP: [&str; 2] = ["team_id", "owner"];
 
@@ -53,6 +46,7 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         .unwrap_or(Environment::Live);
     let expires_at = fields.optional("expires_at", TIME).flatten();
     let limits = created_limits(&mut fields);
+    let access = super::access::created(&mut fields);
     let metadata = match fields.metadata("metadata") {
         Some(MetadataPatch::Merge(pairs)) => pairs
             .into_iter()
@@ -71,8 +65,11 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         name,
         category,
         environment,
+        team_id: None,
+        owner: None,
         expires_at,
         limits,
+        access,
         metadata,
         replaces: None,
         rotation_due_at,
@@ -187,6 +184,7 @@ pub(super) async fn patch(Id(id): Id, call: Call) -> Result<Response, Failure> {
         category: fields.optional("category", TEXT),
         expires_at: fields.optional("expires_at", TIME),
         limits: fields.limits("limits"),
+        access: super::access::patched(&mut fields),
         metadata: fields.metadata("metadata"),
         rotation_due_at: fields.optional("rotation_due_at", TIME),
     };
@@ -251,6 +249,7 @@ pub(super) async fn rotate(Id(id): Id, call: Call) -> Result<Response, Failure> 
         overlap_seconds,
         overlap_max_seconds: workspace.settings.rotation_overlap_max_seconds,
         reason,
+        self_service: false,
         secret,
     });
     let outcome = call.execute(Command::Key(key.id, command)).await?;
@@ -345,7 +344,7 @@ fn event_row(row: &log::Row) -> Result<Value, Failure> {
 }
 
 /// A key of the caller's workspace; another's is not found.
-async fn find(call: &Call, id: &str) -> Result<Key, Failure> {
+pub(super) async fn find(call: &Call, id: &str) -> Result<Key, Failure> {
     let not_found = || Failure::not_found("key");
     let id: KeyId = id.parse().map_err(|_| not_found())?;
     view::key::get(call.app.store(), call.caller.workspace_id, id)

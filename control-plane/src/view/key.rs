@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use events::Aggregate;
 use events::key::{Key, State};
 use schemas::api::{self, KeyStatus, Rotation, RotationSecret};
+use schemas::entry::Owner;
 use schemas::{CredentialHash, KeyId, SecretId, Timestamp, WorkspaceId};
-use sqlx::Row as _;
+use sqlx::{AnyConnection, Row as _};
 
 use crate::store::log::{column, corrupt};
 use crate::store::sql::Sql;
@@ -145,6 +146,33 @@ pub async fn list(
         .collect()
 }
 
+/// The keys of an owner that are neither revoked nor purged, oldest first. On the connection
+/// of an append, and so under the lock of the head, none can be added before the commit.
+///
+/// # Errors
+/// [`Error`].
+pub async fn owned_by(
+    connection: &mut AnyConnection,
+    workspace_id: WorkspaceId,
+    owner: Owner,
+) -> Result<Vec<KeyId>, Error> {
+    let rows = sqlx::query(
+        "SELECT id FROM keys WHERE workspace_id = $1 AND owner = $2 AND name_free = 0 \
+         ORDER BY id",
+    )
+    .bind(workspace_id.to_string())
+    .bind(owner.to_string())
+    .fetch_all(connection)
+    .await
+    .map_err(failed("read the keys of an owner"))?;
+    rows.iter()
+        .map(|row| {
+            let id: String = column(row, "id")?;
+            id.parse().map_err(|_| corrupt("keys.id"))
+        })
+        .collect()
+}
+
 /// The last uses of the secrets of some keys.
 ///
 /// # Errors
@@ -193,7 +221,7 @@ pub fn to_api(key: &Key, uses: &Uses, now: Timestamp) -> api::Key {
         budget: None,
         concurrency: None,
         queue: None,
-        access: None,
+        access: key.access.clone(),
         staleness: None,
         metadata: key.metadata.clone(),
         replaces: key.replaces,
@@ -207,6 +235,7 @@ pub fn to_api(key: &Key, uses: &Uses, now: Timestamp) -> api::Key {
             .max()
             .copied(),
         source: key.source,
+        out_of_policy: Vec::new(),
         version: key.version,
         secret: None,
         propagation: None,

@@ -2,8 +2,8 @@
 
 use events::Aggregate;
 use events::instance::Instance;
-use events::workspace::Workspace;
-use schemas::{WorkspaceId, api};
+use events::workspace::{Member, Workspace};
+use schemas::{AccountId, WorkspaceId, api};
 
 use super::state_of;
 use crate::store::log::corrupt;
@@ -48,13 +48,29 @@ pub fn to_api(workspace: &Workspace) -> api::Workspace {
     api::Workspace {
         id: workspace.id,
         name: settings.name.clone(),
-        status: "active".to_owned(),
+        status: if workspace.suspended {
+            "suspended".to_owned()
+        } else {
+            "active".to_owned()
+        },
         plan_limits: settings.plan_limits,
         error_profile: settings.error_profile,
         rotation_overlap_max_seconds: settings.rotation_overlap_max_seconds,
         allow_query_key: settings.allow_query_key,
+        require_totp: settings.require_totp,
         created_at: workspace.created_at,
         version: workspace.version,
         propagation: None,
+    }
+}
+
+/// A member as lists and a replay show one; what the log does not hold is added by who
+/// may see it.
+pub fn member_to_api(account_id: AccountId, member: &Member) -> api::Member {
+    api::Member {
+        account_id,
+        role: member.role,
+        status: member.status,
+        limits: None,
     }
 }

@@ -37,6 +37,8 @@ fn create() -> CreateKey {
         name: "checkout-worker-staging".to_owned(),
         category: None,
         environment: Environment::Live,
+        team_id: None,
+        owner: None,
         expires_at: None,
         limits: Limits::default(),
         access: Access::default(),
@@ -53,6 +55,7 @@ fn rotate(number: u8, overlap_seconds: Option<u64>, reason: Option<&str>) -> Key
         overlap_seconds,
         overlap_max_seconds: 30 * DAY_S,
         reason: reason.map(str::to_owned),
+        self_service: false,
         secret: secret(number),
     })
 }

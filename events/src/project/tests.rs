@@ -85,6 +85,8 @@ fn create() -> KeyCommand {
         name: "a".to_owned(),
         category: None,
         environment: Environment::Live,
+        team_id: None,
+        owner: None,
         expires_at: None,
         limits: Default::default(),
         access: Default::default(),
@@ -98,6 +100,7 @@ fn create() -> KeyCommand {
 
 fn rotate(number: u8, overlap_seconds: u64) -> KeyCommand {
     KeyCommand::Rotate(RotateKey {
+        self_service: false,
         overlap_seconds: Some(overlap_seconds),
         overlap_max_seconds: 60,
         reason: None,

@@ -113,6 +113,8 @@ fn create(name: &str) -> KeyCommand {
         name: name.to_owned(),
         category: None,
         environment: Environment::Test,
+        team_id: None,
+        owner: None,
         expires_at: None,
         limits: Limits::default(),
         metadata: Default::default(),
