@@ -29,8 +29,24 @@ pub struct Config {
     /// How long connections are still accepted after a shutdown was asked for, so that a
     /// load balancer can see `/readyz` turn first.
     pub drain_delay_ms: u64,
+    /// How upstreams are found and what they are given.
+    pub upstreams: UpstreamConfig,
     /// Caps and deadlines.
     pub bounds: Bounds,
+}
+
+/// How upstreams are found and what they are given.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamConfig {
+    /// Who is asked for the addresses of a name; `None` asks the name servers of the
+    /// system.
+    pub dns_server: Option<SocketAddr>,
+    /// Where the values of upstream credentials are, in a directory per workspace.
+    pub credentials_dir: PathBuf,
+    /// Names of the installation itself, which no wildcard covers.
+    pub own_hosts: Vec<String>,
+    /// What this installation listens on beside the proxy's own listeners.
+    pub own_listeners: Vec<SocketAddr>,
 }
 
 /// Where the chain that clients are shown is kept, and its key, both in PEM.

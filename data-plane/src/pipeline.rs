@@ -15,6 +15,7 @@
 //! returns the evidence that the next one needs, so none can be left out. Inside, a
 //! refusal is a [`Rejection`]; only [`handle`] turns it into an answer.
 
+pub mod access;
 pub mod admit;
 pub mod authenticate;
 pub mod authorize;

@@ -33,6 +33,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::admin;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::follow::driver::Driver;
 use crate::follow::lookup::{self, Lookups};
 use crate::follow::renewer::Renewer;
@@ -41,6 +42,9 @@ use crate::follow::status::Status;
 use crate::limit::cell::Cells;
 use crate::limit::failures::Failures;
 use crate::metrics::{Counters, FollowCounters, add};
+use crate::pipeline::access::Shadow;
+use crate::reach::Reach;
+use crate::resolve;
 use crate::table::KeyTable;
 use crate::upstream::{self, Upstreams};
 use certificate::Certificate;
@@ -82,6 +86,12 @@ pub struct Shared {
     pub backlog: Arc<AtomicU64>,
     /// A shutdown was asked for.
     pub is_leaving: AtomicBool,
+    /// What may be connected to.
+    pub reach: Arc<Reach>,
+    /// What upstreams are given.
+    pub credentials: Credentials,
+    /// What restrictions in shadow would have refused.
+    pub shadow: Shadow,
     /// What clients see when TLS is spoken with them.
     pub certificate: Option<Certificate>,
 }
@@ -188,6 +198,9 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
         Arc::clone(&follow),
         Duration::from_millis(config.bounds.lookup_ms),
     );
+    let (resolver, resolve_service) = resolve::new(config.upstreams.dns_server);
+    let mut own_listeners = config.upstreams.own_listeners.clone();
+    own_listeners.extend([proxy_addr, admin_addr]);
     let mut random: SmallRng = rand::make_rng();
     let shared = Arc::new(Shared {
         boot_id: BootId::from_parts(
@@ -205,6 +218,9 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
         workers: (0..threads).map(|_| Arc::default()).collect(),
         backlog: Arc::default(),
         is_leaving: AtomicBool::new(false),
+        reach: Arc::new(Reach::new(resolver, own_listeners)),
+        credentials: Credentials::new(config.upstreams.credentials_dir.clone()),
+        shadow: Shadow::default(),
         certificate,
         clock,
         follow,
@@ -229,6 +245,12 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
             )
         })?
     };
+    // It ends by itself when nobody can ask any more.
+    spawn("resolver", move || {
+        if let Some(runtime) = runtime() {
+            runtime.block_on(resolve_service.run());
+        }
+    })?;
     let mut workers = Vec::with_capacity(threads);
     for (at, listener) in listeners.into_iter().enumerate() {
         let (shared, tls, stages) = (Arc::clone(&shared), Arc::clone(&tls), stages.clone());
@@ -371,7 +393,12 @@ fn worker_thread(
         };
         let counters = Arc::clone(&shared.workers[at]);
         let worker = Rc::new(Worker {
-            upstreams: Upstreams::new(tls, &shared.config.bounds, Arc::clone(&counters)),
+            upstreams: Upstreams::new(
+                tls,
+                Arc::clone(&shared.reach),
+                &shared.config.bounds,
+                Arc::clone(&counters),
+            ),
             counters,
             random: RefCell::new(rand::make_rng()),
             heads: Rc::new(Heads::new(

@@ -116,6 +116,8 @@ pub(crate) fn target(name: &str, address: SocketAddr) -> TargetPolicy {
         allow_set_cookie: false,
         timeouts: Timeouts::default(),
         bodies: Bodies::default(),
+        groups: Vec::new(),
+        credential: None,
     }
 }
 
@@ -455,6 +457,7 @@ pub(crate) fn config() -> Config {
         exempt_upstream: None,
         trusted_proxies: Vec::new(),
         drain_delay_ms: 0,
+        upstreams: crate::config::UpstreamConfig::default(),
         bounds: Bounds::default(),
     }
 }

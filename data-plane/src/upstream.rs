@@ -14,7 +14,7 @@ pub mod link;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,11 +28,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::address::{Allowance, may_connect};
+use crate::address::Allowance;
 use crate::config::Bounds;
 use crate::gather::Gather;
 use crate::metrics::{Counters, add};
 use crate::pipeline::body::RequestBody;
+use crate::reach::{self, Reach};
 pub use lease::Lease;
 pub use link::Link;
 
@@ -58,6 +59,7 @@ pub struct Origin {
 pub struct Upstreams {
     idle: RefCell<HashMap<Origin, VecDeque<Idle>, DefaultHashBuilder>>,
     tls: TlsConnector,
+    reach: Arc<Reach>,
     idle_max: usize,
     idle_for: Duration,
     counters: Arc<Counters>,
@@ -110,10 +112,16 @@ pub fn tls_config() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
 
 impl Upstreams {
     /// An empty pool.
-    pub fn new(tls: Arc<rustls::ClientConfig>, bounds: &Bounds, counters: Arc<Counters>) -> Self {
+    pub fn new(
+        tls: Arc<rustls::ClientConfig>,
+        reach: Arc<Reach>,
+        bounds: &Bounds,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             idle: RefCell::new(HashMap::default()),
             tls: TlsConnector::from(tls),
+            reach,
             idle_max: bounds.upstream_idle_per_host_max,
             idle_for: Duration::from_millis(bounds.upstream_idle_ms),
             counters,
@@ -199,19 +207,14 @@ impl Upstreams {
         origin: &Origin,
         literal: Option<IpAddr>,
     ) -> Result<Lease, ConnectError> {
-        let addresses: Vec<SocketAddr> = match literal {
-            Some(address) => vec![SocketAddr::new(address, origin.port)],
-            None => tokio::net::lookup_host((&*origin.host, origin.port))
-                .await
-                .map_err(ConnectError::Unreachable)?
-                .collect(),
-        };
-        if addresses
-            .iter()
-            .any(|&address| !may_connect(address, origin.allowance))
-        {
-            return Err(ConnectError::Unsafe);
-        }
+        let addresses = self
+            .reach
+            .addresses(&origin.host, literal, origin.port, origin.allowance)
+            .await
+            .map_err(|err| match err {
+                reach::Error::Unsafe => ConnectError::Unsafe,
+                reach::Error::Unresolved(err) => ConnectError::Unreachable(err),
+            })?;
         let mut failure =
             std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {

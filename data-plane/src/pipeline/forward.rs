@@ -17,16 +17,19 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
+use super::access::Verdict;
 use super::admit::{Admitted, judge};
 use super::authorize::{self, Route};
 use super::body::{Pace, Progress, RequestBody};
 use super::headers::{Hop, Trailing, announce_trailers, clean_request, is_upgrade_to};
 use super::identify::Arrival;
 use super::limit::Permit;
+use crate::credentials::Injection;
 use crate::rejection::{Code, Rejection};
 use crate::server::lane::Lane;
 use crate::server::{Shared, Worker};
 use crate::table::Target;
+use crate::table::policy::Given;
 use crate::upstream::{ConnectError, Lease, Origin};
 
 /// The upstream has begun to answer.
@@ -93,7 +96,7 @@ pub async fn forward(
 
     let origin = Origin {
         scheme: route.target.policy.scheme,
-        host: std::sync::Arc::clone(&route.target.host),
+        host: std::sync::Arc::clone(&route.host),
         port: route.port,
         allowance: route.allowance,
     };
@@ -105,7 +108,17 @@ pub async fn forward(
             patience.first_byte,
         ))
     });
-    let hop = clean_request(&mut head.headers, route.target.host_header(route.port));
+    let credential = match given(shared, route, lane).await {
+        Ok(credential) => credential,
+        Err(rejection) => {
+            permit.give_back();
+            return Err(rejection);
+        }
+    };
+    let hop = clean_request(&mut head.headers, route.host_header.clone());
+    if let Some((injection, value)) = credential {
+        injection.put(&mut head.headers, value);
+    }
     let client = match head.version {
         Version::HTTP_2 => Client::Http2,
         _ => Client::Http1 {
@@ -305,6 +318,7 @@ impl Sending<'_> {
             .ok_or_else(|| Rejection::stale("The key's workspace is not known."))?;
         judge(&found, workspace, unix_ms)?;
         let target = &self.route.target;
+        Verdict::of(&found, workspace, target).allowed()?;
         let is_same = workspace
             .target_by_name(&target.policy.name)
             .is_some_and(|now| now.id() == target.id() && now.routes_like(target));
@@ -347,6 +361,26 @@ impl Patience {
             total: ms(own.total_ms, bounds.total_ms),
         }
     }
+}
+
+/// What the request is given for the upstream.
+async fn given<'r>(
+    shared: &Shared,
+    route: &'r Route,
+    lane: &Lane,
+) -> Result<Option<(&'r Injection, HeaderValue)>, Rejection> {
+    let injection = match &route.target.credential {
+        Given::Nothing => return Ok(None),
+        Given::Header(injection) => injection,
+        Given::Unreadable => {
+            return Err(Rejection::stale("The target's credential cannot be read."));
+        }
+    };
+    let steady_ms = shared.clock.at(lane.now()).steady_ms;
+    let value = shared.credentials.header(injection, steady_ms).await;
+    value
+        .map(|value| Some((injection, value)))
+        .map_err(|_| Rejection::stale("The target's credential has no value on this proxy."))
 }
 
 /// The request as the upstream gets it; its headers are clean already.
