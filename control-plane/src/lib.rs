@@ -19,4 +19,5 @@ pub mod store;
 pub mod token;
 pub mod view;
 
+pub use events::command::OwnPlaces;
 pub use plane::{Config, Plane};

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use events::command::OwnPlaces;
 use schemas::{BootId, Position};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -37,7 +38,7 @@ pub struct Config {
     /// `[security] allow_private_upstreams`.
     pub allow_private_upstreams: bool,
     /// Where the installation itself is reached.
-    pub own_places: events::command::OwnPlaces,
+    pub own_places: OwnPlaces,
 }
 
 /// Why a control plane does not start.

@@ -26,7 +26,7 @@ pub mod region;
 pub mod security;
 mod source;
 
-pub use control::Control;
+pub use control::{Control, host_of};
 pub use data::Data;
 pub use log::Log;
 pub use region::Region;

@@ -1102,6 +1102,7 @@ async fn a_shutdown_lets_running_requests_end() {
     assert!(region.renewals().last().unwrap().goodbye);
 }
 
+mod access;
 mod http2;
 mod trailers;
 mod upgrade;

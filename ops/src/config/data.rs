@@ -23,6 +23,11 @@ pub struct Data {
     pub proxy_id: Option<String>,
     /// Where the proxy keeps what must outlive a restart.
     pub snapshot_dir: PathBuf,
+    /// Where the values of upstream credentials are: `<workspace_id>/<ref>`.
+    pub credentials_dir: PathBuf,
+    /// Who is asked for the addresses of upstreams; `None` asks the name servers of the
+    /// system.
+    pub dns_server: Option<SocketAddr>,
     /// Peers whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// TLS for clients: the certificate and those between it and a root, in PEM; `None`
@@ -48,6 +53,8 @@ impl Data {
             region: "local".to_owned(),
             proxy_id: None,
             snapshot_dir: data_dir.join("proxy"),
+            credentials_dir: data_dir.join("credentials"),
+            dns_server: None,
             trusted_proxies: Vec::new(),
             tls_cert_file: None,
             tls_key_file: None,
@@ -81,6 +88,10 @@ impl Data {
             snapshot_dir: values
                 .path("data.snapshot_dir")?
                 .unwrap_or(default.snapshot_dir),
+            credentials_dir: values
+                .path("data.credentials_dir")?
+                .unwrap_or(default.credentials_dir),
+            dns_server: values.address("data.dns_server")?.or(default.dns_server),
             trusted_proxies: values
                 .list("data.trusted_proxies", NETWORKS, network)?
                 .unwrap_or(default.trusted_proxies),
