@@ -81,7 +81,10 @@ impl People {
             .flatten()
             .flatten()
             .map(|it| it.path())
-            .filter(|it| !it.file_name().is_some_and(|it| it.as_encoded_bytes()[0] == b'.'))
+            .filter(|it| {
+                !it.file_name()
+                    .is_some_and(|it| it.as_encoded_bytes()[0] == b'.')
+            })
             .collect();
         files.sort();
         let to = format!("To: {email}");

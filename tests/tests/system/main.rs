@@ -22,5 +22,5 @@ mod scene;
 mod secret;
 mod servers;
 mod story;
-mod workspaces;
 mod teams;
+mod workspaces;

@@ -55,8 +55,8 @@ impl<'w> People<'w> {
     }
 
     async fn open(world: &'w World, workspace_id: WorkspaceId, owner: AccountId) -> Self {
-        let store = Store::open(world.database.url()).unwrap();
-        let rows = AnyConnection::connect(world.database.url()).await.unwrap();
+        let store = Store::open(&world.database.url()).unwrap();
+        let rows = AnyConnection::connect(&world.database.url()).await.unwrap();
         Self {
             world,
             execute: Execute::start(store, watch::channel(0).0),
@@ -119,7 +119,7 @@ impl<'w> People<'w> {
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
-            departure: None,
+            departures: Vec::new(),
         };
         match self.execute.run(request).await {
             Ok(_) => Ok(()),
