@@ -120,6 +120,7 @@ impl<'w> People<'w> {
             idempotency: None,
             rows: Vec::new(),
             departures: Vec::new(),
+            erases: None,
         };
         match self.execute.run(request).await {
             Ok(_) => Ok(()),
@@ -133,8 +134,8 @@ impl<'w> People<'w> {
         let text = token::generate();
         let mut rows = self.rows.lock().await;
         sqlx::query(
-            "INSERT INTO accounts (id, email, email_verified, created_at_ms) \
-             VALUES ($1, $2, 1, 0)",
+            "INSERT INTO accounts (id, email, address, email_verified, created_at_ms) \
+             VALUES ($1, $2, $2, 1, 0)",
         )
         .bind(id.to_string())
         .bind(format!("{id}@example.com").to_lowercase())
