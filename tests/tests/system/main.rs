@@ -16,6 +16,8 @@ mod proof;
 mod proxy;
 mod region;
 mod secret;
+mod self_service;
 mod servers;
+mod service_accounts;
 mod story;
 mod teams;
