@@ -48,7 +48,8 @@ impl Recorded {
     /// a workspace's people, otherwise of the aggregate.
     pub fn object_id(&self) -> String {
         match &self.event {
-            Event::MemberUpdated { account_id, .. }
+            Event::MemberAdded { account_id, .. }
+            | Event::MemberUpdated { account_id, .. }
             | Event::MemberRemoved { account_id }
             | Event::OperatorAdded { account_id }
             | Event::OperatorRemoved { account_id } => account_id.to_string(),
@@ -194,6 +195,14 @@ pub enum Event {
     /// An operator ended the suspension of a workspace.
     #[serde(rename = "workspace.reinstated")]
     WorkspaceReinstated {},
+    /// Somebody became a member.
+    #[serde(rename = "workspace.member_added")]
+    MemberAdded {
+        /// Who.
+        account_id: AccountId,
+        /// What they are.
+        role: Role,
+    },
     /// The role or the status of a member was changed; each says from what to what.
     #[serde(rename = "workspace.member_updated")]
     MemberUpdated {
@@ -238,15 +247,13 @@ pub enum Event {
         /// The invitation.
         invitation_id: InvitationId,
     },
-    /// An invitation was accepted, and its guest is a member.
+    /// An invitation was accepted. What its guest became is in the events that follow.
     #[serde(rename = "workspace.invitation_accepted")]
     InvitationAccepted {
         /// The invitation.
         invitation_id: InvitationId,
-        /// The new member.
+        /// The guest.
         account_id: AccountId,
-        /// What they became.
-        role: Role,
     },
     /// A target was approved.
     #[serde(rename = "target.created")]

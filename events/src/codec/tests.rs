@@ -64,6 +64,7 @@ fn golden_samples_stay_readable() {
         "workspace.invitation_created",
         "workspace.invitation_deleted",
         "workspace.invitation_reissued",
+        "workspace.member_added",
         "workspace.member_removed",
         "workspace.member_updated",
         "workspace.reinstated",

@@ -75,20 +75,23 @@ pub(super) fn decide(
             if workspace.suspended {
                 return Err(Refusal::Forbidden("the workspace is suspended"));
             }
-            let role = match workspace.members.get(account_id) {
-                None => invitation.role,
+            let added = match workspace.members.get(account_id) {
+                None => Some(Event::MemberAdded {
+                    account_id: *account_id,
+                    role: invitation.role,
+                }),
                 Some(it) if it.status == MemberStatus::Suspended => {
                     return Err(Refusal::Forbidden("the membership is suspended"));
                 }
                 // A member who is asked into a team stays what they are outside of it.
-                Some(it) if team.is_some() => it.role,
+                Some(_) if team.is_some() => None,
                 Some(_) => return Err(Refusal::Exists("membership")),
             };
-            Ok(vec![Event::InvitationAccepted {
+            let accepted = Event::InvitationAccepted {
                 invitation_id: *id,
                 account_id: *account_id,
-                role,
-            }])
+            };
+            Ok(std::iter::once(accepted).chain(added).collect())
         }
     }
 }

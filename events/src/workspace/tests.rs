@@ -55,12 +55,11 @@ fn given(members: &[(AccountId, Role)]) -> Workspace {
     };
     let mut workspace = record(None, created, 0);
     for (account_id, role) in members {
-        let accepted = Event::InvitationAccepted {
-            invitation_id: INVITATION,
+        let added = Event::MemberAdded {
             account_id: *account_id,
             role: *role,
         };
-        workspace = record(Some(&workspace), accepted, 0);
+        workspace = record(Some(&workspace), added, 0);
     }
     workspace
 }
