@@ -48,7 +48,7 @@ pub struct Builder {
     log_level: &'static str,
     proxy_private_upstreams: bool,
     smtp: bool,
-    control_listen: String,
+    control: String,
     control_config: String,
 }
 
@@ -160,7 +160,15 @@ impl Builder {
 
     /// Where the control plane listens: for whom a free port is not enough.
     pub fn control_listen(mut self, port: u16) -> Self {
-        self.control_listen = format!("127.0.0.1:{port}");
+        self.control = self
+            .control
+            .replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+        self
+    }
+
+    /// What the control plane calls itself in links.
+    pub fn control_public_url(mut self, url: &str) -> Self {
+        self.control += &format!("public_url = \"{url}\"\n");
         self
     }
 
@@ -209,8 +217,11 @@ impl Builder {
             &dir,
             "control",
             &format!(
-                "[control]\nlisten = \"{}\"\ndatabase_url = \"{}\"\n\n{tables}{}{}",
-                self.control_listen,
+                "[control]
+{}database_url = \"{}\"
+
+{tables}{}{}",
+                self.control,
                 match &database_link {
                     Some(link) => database.behind(link.port()).url(),
                     None => database.url(),
@@ -343,7 +354,7 @@ impl World {
             log_level: "info",
             proxy_private_upstreams: true,
             smtp: false,
-            control_listen: "127.0.0.1:0".to_owned(),
+            control: "listen = \"127.0.0.1:0\"\n".to_owned(),
             control_config: String::new(),
         }
     }

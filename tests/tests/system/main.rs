@@ -5,6 +5,7 @@
     reason = "helpers of tests are tests: a failure there is the message"
 )]
 
+mod accounts;
 mod architecture;
 mod bad_input;
 mod config;
