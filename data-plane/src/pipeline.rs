@@ -33,7 +33,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use schemas::entry::ErrorProfile;
 
@@ -91,6 +91,10 @@ pub async fn handle(
         if is_head {
             leave_body_out(&mut response);
         }
+    } else if worker.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|content| ResponseBody::new(content, record)))
 }

@@ -13,6 +13,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hyper::server::conn::http1;
@@ -35,8 +36,8 @@ pub async fn serve(worker: Rc<Worker>, lane: Rc<Lane>, stream: TcpStream) {
     let Some(certificate) = &worker.shared.certificate else {
         return serve_plain(worker, lane, stream).await;
     };
-    let accepting = certificate.acceptor().accept(stream);
-    let Some(accepted) = run_until_drain(&worker, &lane, accepting).await else {
+    let mut accepting = pin!(certificate.acceptor().accept(stream));
+    let Some(accepted) = run(&worker, &lane, |cx| accepting.as_mut().poll(cx)).await else {
         return;
     };
     match accepted {
@@ -50,10 +51,11 @@ pub async fn serve(worker: Rc<Worker>, lane: Rc<Lane>, stream: TcpStream) {
 
 async fn serve_plain(worker: Rc<Worker>, lane: Rc<Lane>, mut stream: TcpStream) {
     let mut first = [0; PREFACE.len()];
-    let looking = look_for_preface(&mut stream, &mut first);
-    let Some(Ok(come)) = run_until_drain(&worker, &lane, looking).await else {
-        return;
+    let come = {
+        let mut looking = pin!(look_for_preface(&mut stream, &mut first));
+        run(&worker, &lane, |cx| looking.as_mut().poll(cx)).await
     };
+    let Some(Ok(come)) = come else { return };
     let first = &first[..come];
     speak(
         worker,
@@ -82,21 +84,23 @@ async fn look_for_preface(
     }
 }
 
-/// Waits for something that comes before the first request. A drain ends that at once:
-/// nothing was accepted yet.
-async fn run_until_drain<T>(
+/// Polls what a connection does, and lets it wait no longer than a drain allows. A client
+/// may have sent a request that has not come yet, and would not hear of its end before it
+/// is too late; so a connection that waits for one goes on doing so for a moment.
+async fn run<T>(
     worker: &Worker,
     lane: &Lane,
-    work: impl Future<Output = T>,
+    mut work: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Option<T> {
-    let mut work = pin!(work);
-    lane.run(worker, |cx| match work.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending if worker.is_draining() => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
+    let linger = Duration::from_millis(worker.shared.config.bounds.drain_idle_ms);
+    lane.run(worker, |cx| {
+        let outcome = work(cx);
+        if worker.is_draining() {
+            lane.hasten(linger);
+        }
+        outcome
     })
     .await
-    .flatten()
 }
 
 async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(
@@ -143,16 +147,7 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         move |request| pipeline::handle(Rc::clone(&worker), Rc::clone(&lane), request)
     });
     let mut http = builder.serve_connection(TokioIo::new(io), service);
-    let mut is_leaving = false;
-    let ended = lane
-        .run(&worker, |cx| {
-            if worker.is_draining() && !is_leaving {
-                is_leaving = true;
-                Pin::new(&mut http).graceful_shutdown();
-            }
-            Pin::new(&mut http).poll(cx)
-        })
-        .await;
+    let ended = run(&worker, &lane, |cx| Pin::new(&mut http).poll(cx)).await;
     let tunnel = lane.take_tunnel();
     match ended {
         Some(Ok(())) => {

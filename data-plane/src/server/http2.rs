@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::time::Duration;
 
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -65,6 +66,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         }
     });
     let mut http = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let linger = Duration::from_millis(bounds.drain_idle_ms);
     let mut is_leaving = false;
     let ended = connection
         .run(&worker, |cx| {
@@ -74,7 +76,11 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
                 is_leaving = true;
                 http.as_mut().graceful_shutdown();
             }
-            http.as_mut().poll(cx)
+            let outcome = http.as_mut().poll(cx);
+            if is_leaving {
+                connection.hasten(linger);
+            }
+            outcome
         })
         .await;
     if let Some(Err(err)) = ended {
