@@ -112,6 +112,7 @@ async fn walk(
     let (head, incoming) = request.into_parts();
 
     identify::check_form(&head)?;
+    identify::check_size(&head, shared.config.bounds.headers_max)?;
     let known = authenticate::authenticate(shared, arrival, &head).await?;
     trail.profile = known.profile();
     let admitted = admit::admit(known, arrival.now)?;

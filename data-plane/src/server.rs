@@ -56,6 +56,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How long connections that were about to stand when the door was closed may take to get
 /// there: the way to a client and back.
 const DOOR_FOR: Duration = Duration::from_millis(200);
+/// So many connections of clients are a crowd for one worker.
+const CROWD_MIN: usize = 128;
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(1_500);
 
@@ -298,6 +300,11 @@ impl Worker {
     /// Whether nobody else is let in, so that connections that wait for nothing must end.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// Whether so many connections of clients are open that each must do with little.
+    pub fn is_crowded(&self) -> bool {
+        self.connections.borrow().len() >= CROWD_MIN
     }
 
     /// Accepts until a shutdown, and then whoever has a connection already: one that is

@@ -31,10 +31,22 @@ use crate::pipeline;
 /// What a client of HTTP/2 says first (RFC 9113, 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// What is read at once of a client in a crowd.
+const CROWD_BYTES_MAX: usize = 8 << 10;
+
 /// Serves one connection until it ends.
 pub async fn serve(worker: Rc<Worker>, lane: Rc<Lane>, stream: TcpStream) {
+    // What few connections need is kept apart, so that the many do not carry its room.
+    if worker.shared.certificate.is_some() {
+        Box::pin(serve_tls(worker, lane, stream)).await;
+    } else {
+        serve_plain(worker, lane, stream).await;
+    }
+}
+
+async fn serve_tls(worker: Rc<Worker>, lane: Rc<Lane>, stream: TcpStream) {
     let Some(certificate) = &worker.shared.certificate else {
-        return serve_plain(worker, lane, stream).await;
+        return;
     };
     let mut accepting = pin!(certificate.acceptor().accept(stream));
     let Some(accepted) = run(&worker, &lane, |cx| accepting.as_mut().poll(cx)).await else {
@@ -114,11 +126,13 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         stream: Gather(stream),
         first,
         frames: None,
+        has_read: false,
+        worker: Rc::clone(&worker),
         lane: Rc::clone(&lane),
     };
     if speaks_http2 {
         io.frames = Some(HeadWatch::default());
-        http2::serve(worker, lane, io).await;
+        Box::pin(http2::serve(worker, lane, io)).await;
     } else {
         serve_http1(worker, lane, io).await;
     }
@@ -153,14 +167,14 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         Some(Ok(())) => {
             if let Some(tunnel) = tunnel {
                 let parts = http.into_parts();
-                tunnel
-                    .run(&worker, &lane, parts.io.into_inner(), parts.read_buf)
-                    .await;
+                let client = parts.io.into_inner();
+                Box::pin(tunnel.run(&worker, &lane, client, parts.read_buf)).await;
             }
         }
         Some(Err(err)) => tracing::trace!(error = %err, "a client's connection ended"),
         None if lane.phase() == Phase::Head || lane.was_shed() => {
-            farewell::say(&worker, &lane, &mut http.into_parts().io.into_inner()).await;
+            let mut client = http.into_parts().io.into_inner();
+            Box::pin(farewell::say(&worker, &lane, &mut client)).await;
         }
         None => {}
     }
@@ -173,12 +187,45 @@ pub struct Watched<S> {
     first: Bytes,
     /// Where heads begin and end in HTTP/2.
     frames: Option<HeadWatch>,
+    /// Something came since others had a turn.
+    has_read: bool,
+    worker: Rc<Worker>,
     lane: Rc<Lane>,
 }
 
 // === impl Watched ===
 
 impl<S> Watched<S> {
+    /// Reads as much as there is room for; of a crowd, each only a little at a time. The
+    /// HTTP library keeps as much memory for a connection as once came in one piece, so
+    /// that bodies which stop half way would keep theirs.
+    fn poll_read_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        if buf.remaining() <= CROWD_BYTES_MAX && self.frames.is_none() || !self.worker.is_crowded()
+        {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        // HTTP/2 reads on as long as there is something, before anybody takes what came.
+        if self.frames.is_some() && std::mem::take(&mut self.has_read) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let stream = Pin::new(&mut self.stream);
+        let mut little =
+            ReadBuf::new(buf.initialize_unfilled_to(CROWD_BYTES_MAX.min(buf.remaining())));
+        ready!(stream.poll_read(cx, &mut little))?;
+        let come = little.filled().len();
+        self.has_read = true;
+        buf.advance(come);
+        Poll::Ready(Ok(()))
+    }
+
     fn came(&mut self, bytes: &[u8]) {
         match &mut self.frames {
             None => self.lane.head_grew(bytes.len()),
@@ -199,7 +246,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             buf.put_slice(&self.first[..bytes]);
             self.first.advance(bytes);
         }
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+        match self.poll_read_more(cx, buf) {
             // What follows may not be there yet, or never come: that shows the next time.
             Poll::Pending | Poll::Ready(Err(_)) if buf.filled().len() > before => {}
             outcome => ready!(outcome)?,

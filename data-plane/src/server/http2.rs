@@ -26,6 +26,8 @@ const STREAMS_MAX: u32 = 100;
 /// What a client may send of one body before it is read; the least that HTTP/2 knows
 /// without asking.
 const STREAM_WINDOW_BYTES: u32 = 65_535;
+/// The same for one that joins a crowd.
+const CROWD_STREAM_WINDOW_BYTES: u32 = 16 << 10;
 /// The same for all bodies of a connection. It cannot be less than this before the client
 /// has heard of it.
 const CONNECTION_WINDOW_BYTES: u32 = 65_535;
@@ -51,7 +53,10 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     });
     builder
         .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_stream_window_size(match worker.is_crowded() {
+            true => CROWD_STREAM_WINDOW_BYTES,
+            false => STREAM_WINDOW_BYTES,
+        })
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .max_header_list_size(u32::try_from(bounds.head_bytes_max).unwrap_or(u32::MAX))
