@@ -11,6 +11,7 @@ mod bad_input;
 mod config;
 mod demo;
 mod faults;
+mod forwarding;
 mod invitations;
 mod keys;
 mod log;
