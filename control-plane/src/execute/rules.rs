@@ -57,6 +57,7 @@ pub(super) async fn check(connection: &mut AnyConnection, decided: &Decided<'_>)
                 let id = id.to_string();
                 owner::check_account(connection, workspace_id, &id, before, event).await?
             }
+            (Stream::Workspace(_), _) => check_workspace(connection, event).await?,
             _ => Ok(()),
         };
         if verdict.is_err() {
@@ -64,6 +65,22 @@ pub(super) async fn check(connection: &mut AnyConnection, decided: &Decided<'_>)
         }
     }
     Ok(Ok(()))
+}
+
+// === workspaces ===
+
+/// Nobody joins who is being erased: a member without an account could not be told from
+/// one, nor ever leave.
+async fn check_workspace(connection: &mut AnyConnection, event: &Event) -> Verdict {
+    let Event::InvitationAccepted { account_id, .. } = event else {
+        return Ok(Ok(()));
+    };
+    let row = sqlx::query("SELECT 1 AS one FROM accounts WHERE id = $1")
+        .bind(account_id.to_string())
+        .fetch_optional(connection)
+        .await
+        .map_err(failed("look for an account"))?;
+    Ok(row.map(drop).ok_or(Refusal::NotFound("account")))
 }
 
 // === keys ===

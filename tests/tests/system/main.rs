@@ -23,5 +23,5 @@ mod scene;
 mod secret;
 mod servers;
 mod story;
-mod workspaces;
 mod teams;
+mod workspaces;
