@@ -122,6 +122,7 @@ fn create(name: &str) -> KeyCommand {
         owner: None,
         expires_at: None,
         limits: Limits::default(),
+        access: Default::default(),
         metadata: Default::default(),
         replaces: None,
         rotation_due_at: None,
