@@ -13,6 +13,7 @@ pub mod server;
 pub mod traffic;
 pub mod upstream;
 pub mod wait;
+pub mod wire;
 pub mod world;
 
 pub use control::{Control, Key};

@@ -39,6 +39,7 @@ pub struct Builder {
     name: &'static str,
     regions: usize,
     proxies: usize,
+    workers: usize,
     own_servers: bool,
     log_level: &'static str,
     proxy_private_upstreams: bool,
@@ -87,6 +88,13 @@ impl Builder {
     /// How many proxies in each region; one where it is not said.
     pub fn proxies(mut self, proxies: usize) -> Self {
         self.proxies = proxies;
+        self
+    }
+
+    /// How many threads serve in each proxy; two where it is not said. With one, all
+    /// requests share its connections to upstreams.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
         self
     }
 
@@ -185,7 +193,8 @@ impl Builder {
                     &format!(
                         "[data]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
                          region = \"{region_name}\"\nproxy_id = \"{id}\"\n\
-                         drain_delay_ms = 0\nworkers = 2\n\n{}{}",
+                         drain_delay_ms = 0\nworkers = {}\n\n{}{}",
+                        self.workers,
                         region_table(&region_name, &redis, &nats),
                         self.common(self.proxy_private_upstreams),
                     ),
@@ -242,6 +251,7 @@ impl World {
             name,
             regions: 1,
             proxies: 1,
+            workers: 2,
             own_servers: false,
             log_level: "info",
             proxy_private_upstreams: true,
