@@ -64,6 +64,11 @@ pub fn check_form(head: &Parts) -> Result<(), Rejection> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return refuse("The methods CONNECT and TRACE are not passed on.");
     }
+    // It opens HTTP/2 and is reserved for that (RFC 9113, 11.6); a server that looks for
+    // the opening must not find something like it in a request.
+    if head.method.as_str() == "PRI" {
+        return refuse("PRI is not a method of requests.");
+    }
     let mut hosts = head.headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return refuse("A request has exactly one Host header.");

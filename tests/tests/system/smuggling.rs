@@ -6,6 +6,8 @@
 
 mod case;
 mod corpus;
+mod differential;
+mod mutate;
 mod run;
 
 use run::Stage;

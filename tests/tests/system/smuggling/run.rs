@@ -16,10 +16,13 @@ use super::case::{BASE, Case, Outcome, Setting, Then};
 /// How long an answer or the end of a connection may take.
 const WITHIN: Duration = Duration::from_secs(10);
 
+/// Where canaries arrive, without their number.
+pub const CANARY: &str = "/base/canary/";
+
 /// A world whose target `wire` records every byte.
 pub struct Stage {
-    /// The world; it lives as long as the stage.
-    pub world: World,
+    /// It lives as long as the stage.
+    _world: World,
     /// What the target `wire` leads to.
     pub recorder: Recorder,
     /// What the corpus names.
@@ -46,7 +49,7 @@ impl Stage {
         world.all_admit(&setting.other).await;
         Self {
             proxy: world.proxy().address("proxy"),
-            world,
+            _world: world,
             recorder,
             setting,
         }
@@ -116,7 +119,8 @@ impl Stage {
         Ok(())
     }
 
-    fn canary(&self, number: usize) -> Vec<u8> {
+    /// A request that is nobody's trick.
+    pub fn canary(&self, number: usize) -> Vec<u8> {
         let line = format!("GET /t/wire/canary/{number} HTTP/1.1");
         self.setting.line(line, "connection: close")
     }
@@ -125,7 +129,7 @@ impl Stage {
         let headers = [("host".to_owned(), self.host())];
         ensure!(
             request.method == "GET"
-                && request.target == format!("{BASE}/canary/{number}")
+                && request.target == format!("{CANARY}{number}")
                 && request.headers == headers
                 && request.body.is_empty(),
             "the canary arrived as {request:?}"

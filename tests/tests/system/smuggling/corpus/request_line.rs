@@ -68,7 +68,7 @@ pub fn cases(at: &Setting) -> Vec<Case> {
         ("FETCH /t/wire/case HTTP/1.1", "FETCH"),
         ("M-SEARCH /t/wire/case HTTP/1.1", "M-SEARCH"),
         ("!#$%&'*+-.^_`|~ /t/wire/case HTTP/1.1", "!#$%&'*+-.^_`|~"),
-        ("PRI /t/wire/case HTTP/1.1", "PRI"),
+        ("PRIX /t/wire/case HTTP/1.1", "PRIX"),
         ("TRACK /t/wire/case HTTP/1.1", "TRACK"),
     ] {
         class.add(
@@ -81,6 +81,8 @@ pub fn cases(at: &Setting) -> Vec<Case> {
         ("CONNECT", "CONNECT a:443 HTTP/1.1"),
         ("CONNECT with a path", "CONNECT /t/wire/case HTTP/1.1"),
         ("TRACE", "TRACE /t/wire/case HTTP/1.1"),
+        ("PRI", "PRI /t/wire/case HTTP/1.1"),
+        ("PRI with an asterisk", "PRI * HTTP/1.1"),
     ] {
         class.add(name, at.line(line, ""), bad_request());
     }
