@@ -1,6 +1,7 @@
 //! An upstream that notes what arrives byte for byte, answers it itself or hands it on to
 //! a server behind it.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -94,6 +95,7 @@ impl Recorder {
         let address = listener.local_addr().expect("a bound address");
         let events = Events::default();
         let noted = events.clone();
+        let names = Names::default();
         let server = tokio::spawn(async move {
             loop {
                 let (stream, peer) = listener.accept().await.expect("connections arrive");
@@ -101,7 +103,10 @@ impl Recorder {
                 let events = noted.clone();
                 match behind {
                     None => tokio::spawn(answer_all(stream, peer.port(), events)),
-                    Some(behind) => tokio::spawn(hand_on(stream, behind, events)),
+                    Some(behind) => {
+                        let server = names.connect(behind).await;
+                        tokio::spawn(hand_on(stream, server, events))
+                    }
                 };
             }
         });
@@ -124,6 +129,7 @@ struct Reader {
     connection: u16,
     events: Events,
     unread: Vec<u8>,
+    is_clear: bool,
 }
 
 impl Reader {
@@ -139,15 +145,9 @@ impl Reader {
             Reading::Unclear(why) => {
                 let text = String::from_utf8_lossy(&self.unread).into_owned();
                 self.note(Happened::Unclear(format!("{why} in {text:?}")));
+                self.is_clear = false;
                 Err(())
             }
-        }
-    }
-
-    fn ended(&mut self) {
-        if !self.unread.is_empty() {
-            let unread = std::mem::take(&mut self.unread);
-            self.note(Happened::CutShort(unread));
         }
     }
 
@@ -158,11 +158,22 @@ impl Reader {
     }
 }
 
+impl Drop for Reader {
+    /// Whichever side ended it.
+    fn drop(&mut self) {
+        if self.is_clear && !self.unread.is_empty() {
+            let unread = std::mem::take(&mut self.unread);
+            self.note(Happened::CutShort(unread));
+        }
+    }
+}
+
 async fn answer_all(mut stream: TcpStream, connection: u16, events: Events) {
     let mut reader = Reader {
         connection,
         events,
         unread: Vec::new(),
+        is_clear: true,
     };
     loop {
         match reader.next() {
@@ -183,22 +194,39 @@ async fn answer_all(mut stream: TcpStream, connection: u16, events: Events) {
             }
             Ok(None) => match stream.read_buf(&mut reader.unread).await {
                 Ok(1..) => {}
-                Ok(0) | Err(_) => return reader.ended(),
+                Ok(0) | Err(_) => return,
             },
             Err(()) => return,
         }
     }
 }
 
-async fn hand_on(stream: TcpStream, behind: SocketAddr, events: Events) {
-    let server = TcpStream::connect(behind)
-        .await
-        .expect("the server behind runs");
+/// The ports that named a connection before: the system gives one out again soon.
+#[derive(Debug, Default)]
+struct Names(Mutex<HashSet<u16>>);
+
+impl Names {
+    /// Connects from a port that no connection had yet.
+    async fn connect(&self, to: SocketAddr) -> TcpStream {
+        loop {
+            let stream = TcpStream::connect(to)
+                .await
+                .expect("the server behind runs");
+            let port = stream.local_addr().expect("a connected socket").port();
+            if self.0.lock().expect("no holder panics").insert(port) {
+                return stream;
+            }
+        }
+    }
+}
+
+async fn hand_on(stream: TcpStream, server: TcpStream, events: Events) {
     server.set_nodelay(true).expect("a socket of TCP");
     let reader = Reader {
         connection: server.local_addr().expect("a connected socket").port(),
         events,
         unread: Vec::new(),
+        is_clear: true,
     };
     let (from_client, to_client) = stream.into_split();
     let (from_server, to_server) = server.into_split();
@@ -210,25 +238,15 @@ async fn hand_on(stream: TcpStream, behind: SocketAddr, events: Events) {
 
 /// Notes what passes; also what is unclear goes on, for the server behind to judge.
 async fn pass_requests(mut reader: Reader, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    let mut is_clear = true;
     let mut piece = vec![0; 64 << 10];
     while let Ok(read @ 1..) = from.read(&mut piece).await {
-        if is_clear {
+        if reader.is_clear {
             reader.unread.extend_from_slice(&piece[..read]);
-            is_clear = loop {
-                match reader.next() {
-                    Ok(Some(_)) => {}
-                    Ok(None) => break true,
-                    Err(()) => break false,
-                }
-            };
+            while let Ok(Some(_)) = reader.next() {}
         }
         if to.write_all(&piece[..read]).await.is_err() {
             break;
         }
-    }
-    if is_clear {
-        reader.ended();
     }
 }
 

@@ -19,7 +19,7 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use tests::server::front::{CONNECTION, Front, Logged, PATH};
 use tests::wait::eventually;
-use tests::wire::{Arrived, Happened, Recorder};
+use tests::wire::{Arrived, Happened, Reading, Recorder, read_request};
 use tests::world::binary_dir;
 
 use super::case::BASE;
@@ -86,7 +86,7 @@ async fn agree(name: &'static str, front: Front, behind: Recorder) {
     for (connection, lane) in &lanes {
         match lane.check() {
             Ok(refusals) => refused += refusals,
-            Err(err) => wrong.push(format!("{connection}: {err:#}\n  {lane:?}")),
+            Err(err) => wrong.push(format!("{connection}: {err:#}\n{}", lane.story())),
         }
     }
     assert!(
@@ -172,6 +172,16 @@ impl Line {
 // === impl Lane ===
 
 impl Lane {
+    /// All of it, for a message.
+    fn story(&self) -> String {
+        let rows = self.sent.iter().map(|it| format!("  sent {it:?}\n"));
+        let logged = self.logged.iter().map(|it| format!("  {it:?}\n"));
+        let cut = self
+            .is_cut
+            .then(|| "  and ended inside a request\n".to_owned());
+        rows.chain(cut).chain(logged).collect()
+    }
+
     /// Whether all saw the same requests; how many of them the server refused.
     fn check(&self) -> Result<usize> {
         for request in &self.sent {
@@ -236,8 +246,8 @@ fn is_same(handed_on: &Arrived, sent: &Arrived) -> bool {
         && handed_on.body == sent.body
 }
 
-/// A method in small letters or with odd characters, or an escape that is none: others may
-/// refuse it, and there is still one reading of where it ends.
+/// A method in small letters or with odd characters, an escape that is none, two
+/// expectations: others may refuse it, and there is still one reading of where it ends.
 fn is_odd(sent: &Arrived) -> bool {
     let is_plain = |method: &str| {
         method
@@ -249,7 +259,10 @@ fn is_odd(sent: &Arrived) -> bool {
         let digits = behind.as_bytes().get(..2);
         !digits.is_some_and(|it| it.iter().all(u8::is_ascii_hexdigit))
     });
-    !is_plain(&sent.method) || has_bad_escape || !sent.target.is_ascii()
+    !is_plain(&sent.method)
+        || has_bad_escape
+        || !sent.target.is_ascii()
+        || sent.all("expect").count() > 1
 }
 
 /// Nothing in it may have been removed, and it goes where the target is.
@@ -281,4 +294,56 @@ fn check_clean(sent: &Arrived) -> Result<()> {
         ensure!(!is_framing || read == *name, "{name}: {value} was sent");
     }
     Ok(())
+}
+
+/// A comparison that notices nothing would agree with everything.
+#[test]
+fn a_difference_is_noticed() {
+    let sent = b"POST /base/a HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
+    let Reading::Whole(sent) = read_request(sent) else {
+        panic!("it is a request");
+    };
+    let lane = |change: &dyn Fn(&mut Lane)| {
+        let mut lane = Lane {
+            sent: vec![*sent.clone()],
+            is_cut: false,
+            logged: vec![Logged {
+                connection: 1,
+                status: 200,
+                bytes: Some(sent.bytes),
+                request: "POST /base/a HTTP/1.1".into(),
+            }],
+            handed_on: vec![*sent.clone()],
+        };
+        change(&mut lane);
+        lane.check()
+    };
+    assert_eq!(lane(&|_| {}).unwrap(), 0);
+    let changes: [(&str, &dyn Fn(&mut Lane)); 9] = [
+        ("a longer request", &|it| it.logged[0].bytes = Some(99)),
+        ("a request more", &|it| {
+            it.logged.push(it.logged[0].clone());
+        }),
+        ("a request less", &|it| it.logged.clear()),
+        ("half a request answered", &|it| {
+            it.is_cut = true;
+            it.logged.push(it.logged[0].clone());
+        }),
+        ("a refusal", &|it| it.logged[0].status = 400),
+        ("another body", &|it| {
+            it.handed_on[0].body = "hell".into();
+        }),
+        ("another path", &|it| {
+            it.handed_on[0].target = "/base".into()
+        }),
+        ("a request of nobody", &|it| {
+            it.handed_on.push(it.handed_on[0].clone());
+        }),
+        ("a key", &|it| {
+            it.sent[0].headers.push(("x_api_key".into(), "k".into()));
+        }),
+    ];
+    for (name, change) in changes {
+        assert!(lane(change).is_err(), "{name}");
+    }
 }

@@ -127,6 +127,11 @@ pub fn cases(at: &Setting) -> Vec<Case> {
         class.add(name, at.get(lines), got(&[]));
     }
     class.add(
+        "expects twice",
+        at.get("expect: 100-continue\r\nexpect: 100-continue"),
+        got(&[("expect", "100-continue"), ("expect", "100-continue")]),
+    );
+    class.add(
         "expects something else",
         at.post("expect: 200-ok\r\ncontent-length: 5", "hello"),
         passed(
