@@ -5,6 +5,8 @@ pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod follow;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gather;
 pub mod limit;
 pub mod metrics;

@@ -208,5 +208,7 @@ fn remove_all(headers: &mut HeaderMap, is_removed: impl Fn(&str) -> bool) {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;
