@@ -18,5 +18,5 @@ pub mod table;
 mod testing;
 pub mod upstream;
 
-pub use config::{Bounds, Config};
+pub use config::{Bounds, CertificateFiles, Config};
 pub use server::{Error, Running, start};

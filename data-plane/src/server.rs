@@ -4,7 +4,13 @@
 //! shared port, so that a connection stays on the core that accepted it. One more thread
 //! follows the region, renews and answers the admin page; workers do none of that.
 
+pub mod certificate;
 pub mod connection;
+mod farewell;
+mod frames;
+pub mod heads;
+mod http2;
+pub mod lane;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -37,7 +43,9 @@ use crate::limit::failures::Failures;
 use crate::metrics::{Counters, FollowCounters, add};
 use crate::table::KeyTable;
 use crate::upstream::{self, Upstreams};
-use connection::Connection;
+use certificate::Certificate;
+use heads::Heads;
+use lane::Lane;
 
 /// Connections that may wait to be accepted, per worker.
 const BACKLOG: i32 = 1_024;
@@ -74,6 +82,8 @@ pub struct Shared {
     pub backlog: Arc<AtomicU64>,
     /// A shutdown was asked for.
     pub is_leaving: AtomicBool,
+    /// What clients see when TLS is spoken with them.
+    pub certificate: Option<Certificate>,
 }
 
 /// What one worker has for itself.
@@ -86,8 +96,9 @@ pub struct Worker {
     pub counters: Arc<Counters>,
     /// For request ids; ids need to differ, not to be secret.
     pub random: RefCell<SmallRng>,
+    heads: Rc<Heads>,
     draining: Cell<bool>,
-    connections: RefCell<HashMap<u64, Rc<Connection>>>,
+    connections: RefCell<HashMap<u64, Rc<Lane>>>,
 }
 
 /// A proxy that runs. Dropped without [`Running::shutdown`] it ends at once.
@@ -133,6 +144,9 @@ pub enum Error {
     /// TLS towards upstreams cannot be set up.
     #[error("cannot set up TLS towards upstreams")]
     Tls(#[source] rustls::Error),
+    /// TLS towards clients cannot be spoken with the files that were named.
+    #[error("cannot speak TLS: mend `[data] tls_cert_file` and `tls_key_file`")]
+    Certificate(#[source] certificate::Error),
 }
 
 /// Binds, says so, and starts all threads. Serving begins at once; requests are refused
@@ -162,6 +176,10 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
         })?;
     let (admin_addr, admin) = admin;
     let tls = upstream::tls_config().map_err(Error::Tls)?;
+    let certificate = match &config.certificate {
+        None => None,
+        Some(files) => Some(Certificate::load(files.clone()).map_err(Error::Certificate)?),
+    };
 
     let clock = Arc::new(Clock::start());
     let follow = Arc::new(FollowCounters::default());
@@ -187,6 +205,7 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
         workers: (0..threads).map(|_| Arc::default()).collect(),
         backlog: Arc::default(),
         is_leaving: AtomicBool::new(false),
+        certificate,
         clock,
         follow,
         lookups,
@@ -292,19 +311,18 @@ impl Worker {
             let _ = stream.set_nodelay(true);
             add(&self.counters.connections, 1);
             let bounds = &self.shared.config.bounds;
-            let connection = Rc::new(Connection::new(
+            let lane = Rc::new(Lane::new(
                 peer.ip().to_canonical(),
+                &self.heads,
                 Duration::from_millis(bounds.head_ms),
                 Duration::from_millis(bounds.client_idle_ms),
             ));
             next_id += 1;
             let id = next_id;
-            self.connections
-                .borrow_mut()
-                .insert(id, Rc::clone(&connection));
+            self.connections.borrow_mut().insert(id, Rc::clone(&lane));
             let worker = Rc::clone(&self);
             tokio::task::spawn_local(async move {
-                connection::drive(Rc::clone(&worker), connection, stream).await;
+                connection::serve(Rc::clone(&worker), lane, stream).await;
                 worker.connections.borrow_mut().remove(&id);
             });
         }
@@ -313,8 +331,8 @@ impl Worker {
     /// Lets running requests end, for so long.
     async fn drain(&self) {
         self.draining.set(true);
-        for connection in self.connections.borrow().values() {
-            connection.wake();
+        for lane in self.connections.borrow().values() {
+            lane.wake();
         }
         let until = Instant::now() + Duration::from_millis(self.shared.config.bounds.drain_ms);
         while !self.connections.borrow().is_empty() && Instant::now() < until {
@@ -356,6 +374,9 @@ fn worker_thread(
             upstreams: Upstreams::new(tls, &shared.config.bounds, Arc::clone(&counters)),
             counters,
             random: RefCell::new(rand::make_rng()),
+            heads: Rc::new(Heads::new(
+                shared.config.bounds.unfinished_heads_bytes_max / shared.workers.len(),
+            )),
             draining: Cell::new(false),
             connections: RefCell::new(HashMap::new()),
             shared,
@@ -415,6 +436,15 @@ fn follower_thread(
         tokio::task::spawn_local(driver.run());
         tokio::task::spawn_local(lookup_service.run());
         tokio::task::spawn_local(admin::serve(Arc::clone(&shared), admin));
+        tokio::task::spawn_local({
+            let shared = Arc::clone(&shared);
+            async move {
+                if let Some(certificate) = &shared.certificate {
+                    let every_ms = shared.config.bounds.certificate_check_ms;
+                    certificate.follow(Duration::from_millis(every_ms)).await;
+                }
+            }
+        });
         tokio::task::spawn_local(async move {
             renewer.run(leaving).await;
             // Nobody waits for it when the proxy was dropped.

@@ -87,6 +87,12 @@ pub fn data_plane(
     data_plane::Config {
         listen: config.data.listen,
         admin_listen: config.data.admin_listen,
+        certificate: config
+            .data
+            .tls_cert_file
+            .clone()
+            .zip(config.data.tls_key_file.clone())
+            .map(|(cert, key)| data_plane::CertificateFiles { cert, key }),
         region: config.data.region.clone(),
         proxy_id: identity.proxy_id.clone(),
         workers: config.data.workers,

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use ipnet::IpNet;
 use rand::RngExt as _;
 use schemas::EventId;
@@ -15,7 +15,7 @@ use schemas::EventId;
 use crate::clock::Now;
 use crate::rejection::{Code, Rejection};
 use crate::server::Worker;
-use crate::server::connection::Connection;
+use crate::server::lane::Lane;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const REQUEST_ID_LEN: usize = 26;
@@ -38,17 +38,12 @@ pub struct Arrival {
 pub struct RequestId([u8; REQUEST_ID_LEN]);
 
 /// Gives the request its name, time and origin.
-pub fn identify(worker: &Worker, connection: &Connection, headers: &HeaderMap) -> Arrival {
-    let instant = connection.now();
+pub fn identify(worker: &Worker, lane: &Lane, headers: &HeaderMap) -> Arrival {
+    let instant = lane.now();
     let now = worker.shared.clock.at(instant);
-    let entropy = worker.random.borrow_mut().random();
     Arrival {
-        request_id: RequestId::new(now.unix_ms, entropy),
-        client: client_address(
-            connection.peer,
-            headers,
-            &worker.shared.config.trusted_proxies,
-        ),
+        request_id: RequestId::make(worker, now),
+        client: client_address(lane.peer, headers, &worker.shared.config.trusted_proxies),
         now,
         instant,
     }
@@ -70,19 +65,21 @@ pub fn check_form(head: &Parts) -> Result<(), Rejection> {
         return refuse("PRI is not a method of requests.");
     }
     let mut hosts = head.headers.get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return refuse("A request has exactly one Host header.");
+    let authority = head.uri.authority().map(|it| it.as_str().as_bytes());
+    let host = match (hosts.next(), hosts.next(), authority) {
+        (Some(host), None, None) => host.as_bytes(),
+        (Some(host), None, Some(authority)) if authority.eq_ignore_ascii_case(host.as_bytes()) => {
+            authority
+        }
+        (Some(_), None, Some(_)) => {
+            return refuse("The request's target names another host than the Host header.");
+        }
+        // HTTP/2 says `:authority` instead (RFC 9113, 8.3.1).
+        (None, _, Some(authority)) if head.version == Version::HTTP_2 => authority,
+        _ => return refuse("A request has exactly one Host header."),
     };
-    if !is_host(host.as_bytes()) {
-        return refuse("The Host header is a name or an address, and perhaps a port.");
-    }
-    if let Some(authority) = head.uri.authority()
-        && !authority
-            .as_str()
-            .as_bytes()
-            .eq_ignore_ascii_case(host.as_bytes())
-    {
-        return refuse("The request line names another host than the Host header.");
+    if !is_host(host) {
+        return refuse("The host is a name or an address, and perhaps a port.");
     }
     // Ten or eight? Digits behind a zero are octal to some (`strtol` with base 0).
     if let Some(length) = head.headers.get(CONTENT_LENGTH)
@@ -177,6 +174,11 @@ fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAdd
 // === impl RequestId ===
 
 impl RequestId {
+    /// A name that no other request has.
+    pub fn make(worker: &Worker, now: Now) -> Self {
+        Self::new(now.unix_ms, worker.random.borrow_mut().random())
+    }
+
     fn new(unix_ms: i64, entropy: u128) -> Self {
         let id = EventId::from_parts(u64::try_from(unix_ms).unwrap_or(0), entropy);
         let mut text = Fixed {
