@@ -6,6 +6,7 @@
 //! only coding is `chunked`, chunks have no extensions, and nothing is folded. What our
 //! proxy sends upstream has to pass here.
 
+pub mod h2;
 mod recorder;
 
 use bytes::Bytes;

@@ -2,13 +2,15 @@
 //! (`data-plane/AMBIGUITY.md`), and what reaches an upstream has one reading.
 //!
 //! `corpus` holds the cases by class, `run` sends them with a canary behind each, and
-//! `differential` asks nginx and HAProxy whether they see requests end where we do.
+//! `streams` does so over HTTP/2; `differential` asks nginx and HAProxy whether they see
+//! requests end where we do.
 
 mod case;
 mod corpus;
 mod differential;
 mod mutate;
 mod run;
+mod streams;
 
 use run::Stage;
 use tests::wire::Recorder;

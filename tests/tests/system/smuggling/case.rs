@@ -51,6 +51,8 @@ pub struct Passed {
     /// All fields but `Host`, which is always the upstream's.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// The fields behind a chunked body.
+    pub trailers: Vec<(String, String)>,
 }
 
 /// What becomes of the client's connection after the last answer.
@@ -223,7 +225,26 @@ pub fn passed(
             .map(|&(name, value)| (name.into(), value.into()))
             .collect(),
         body: body.as_ref().to_vec(),
+        trailers: Vec::new(),
     })
+}
+
+/// `POST /t/wire/case` passes chunked, with this body, these fields in its head and these
+/// behind its chunks.
+pub fn trailed(
+    body: impl AsRef<[u8]>,
+    headers: &[(&str, &str)],
+    trailers: &[(&str, &str)],
+) -> Outcome {
+    let headers = [headers, &[("transfer-encoding", "chunked")]].concat();
+    let mut outcome = passed("POST", "/case", &headers, body);
+    if let Outcome::Passes(passed) = &mut outcome {
+        passed.trailers = trailers
+            .iter()
+            .map(|&(name, value)| (name.into(), value.into()))
+            .collect();
+    }
+    outcome
 }
 
 // === impl Passed ===
@@ -239,7 +260,8 @@ impl Passed {
         let same = self.method == arrived.method
             && self.target == arrived.target
             && headers == came
-            && self.body == arrived.body;
+            && self.body == arrived.body
+            && self.trailers == arrived.trailers;
         (!same).then(|| format!("{arrived:?} arrived instead of {self:?}"))
     }
 }

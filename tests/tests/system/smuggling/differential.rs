@@ -283,13 +283,14 @@ fn check_clean(sent: &Arrived) -> Result<()> {
                 | "via"
                 | "forwarded"
                 | "x-real-ip"
-                | "connection"
                 | "keep-alive"
                 | "proxy-connection"
                 | "http2-settings"
         ) || read.starts_with("x-forwarded-")
             || read.starts_with("x-throttleproxy-");
         let is_framing = matches!(&*read, "content-length" | "transfer-encoding" | "host");
+        // Made anew for an upgrade, and for nothing else.
+        let is_private = is_private || read == "connection" && value != "upgrade";
         ensure!(!is_private, "{name}: {value} was sent");
         ensure!(!is_framing || read == *name, "{name}: {value} was sent");
     }

@@ -125,7 +125,8 @@ impl Stage {
         self.setting.line(line, "connection: close")
     }
 
-    fn check_canary(&self, number: usize, request: &Arrived) -> Result<()> {
+    /// Whether a canary arrived unharmed.
+    pub fn check_canary(&self, number: usize, request: &Arrived) -> Result<()> {
         let headers = [("host".to_owned(), self.host())];
         ensure!(
             request.method == "GET"
@@ -137,7 +138,8 @@ impl Stage {
         Ok(())
     }
 
-    fn host(&self) -> String {
+    /// The upstream's `Host`.
+    pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.setting.port)
     }
 }

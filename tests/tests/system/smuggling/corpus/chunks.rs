@@ -1,7 +1,7 @@
 //! Chunks and what may stand behind them. The upstream gets chunks of our own making:
 //! whatever was odd about the client's is gone or has ended the request.
 
-use super::super::case::{Case, Class, Setting, bad_request, chunked};
+use super::super::case::{Case, Class, Setting, bad_request, chunked, posted, trailed};
 
 const CODING: &str = "transfer-encoding: chunked";
 
@@ -180,6 +180,67 @@ fn trailers(at: &Setting, class: &mut Class) {
             bad_request(),
         );
     }
+    let announced = |names: &str, lines: &str| {
+        let body = format!("5\r\nhello\r\n0\r\n{lines}\r\n\r\n");
+        at.post(format!("{CODING}\r\ntrailer: {names}"), body)
+    };
+    class.add(
+        "an announced trailer passes",
+        announced("x-sum", "x-sum: 1"),
+        trailed("hello", &[("trailer", "x-sum")], &[("x-sum", "1")]),
+    );
+    class.add(
+        "two announced trailers pass, in any case",
+        announced("X-Sum, x-more", "x-sum: 1\r\nX-MORE: 2\r\nx-other: 3"),
+        trailed(
+            "hello",
+            &[("trailer", "x-sum, x-more")],
+            &[("x-sum", "1"), ("x-more", "2")],
+        ),
+    );
+    class.add(
+        "what was announced and does not come",
+        announced("x-sum", "x-other: 1"),
+        trailed("hello", &[("trailer", "x-sum")], &[]),
+    );
+    for line in [
+        "content-length: 500",
+        "transfer-encoding: chunked",
+        "host: b",
+        "authorization: Bearer x",
+        "proxy-authorization: Basic x",
+        "x-api-key: x",
+        "cookie: a=b",
+        "connection: close",
+        "trailer: x-sum",
+        "te: trailers",
+        "upgrade: websocket",
+        "x-forwarded-for: 1",
+        "x-throttleproxy-target: http://b",
+        "x_api_key: x",
+        "content_length: 500",
+        "transfer_encoding: chunked",
+    ] {
+        let name = line.split(':').next().unwrap_or_default();
+        class.add(
+            format!("an announced trailer does not pass: {line}"),
+            announced(name, line),
+            chunked("hello"),
+        );
+    }
+    class.add(
+        "a trailer that Connection names does not pass",
+        at.post(
+            format!("{CODING}\r\ntrailer: x-sum\r\nconnection: x-sum"),
+            "5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n",
+        ),
+        chunked("hello"),
+    );
+    class.add(
+        "trailers announced for a body with a length",
+        at.post("trailer: x-sum\r\ncontent-length: 5", "hello"),
+        posted("hello"),
+    );
     let many: String = (0..101).map(|at| format!("x-{at}: 1\r\n")).collect();
     class.add(
         "refused trailer: 101 of them",

@@ -128,7 +128,7 @@ pub fn cases(at: &Setting) -> Vec<Case> {
         ),
         library(400),
     );
-    for method in ["PUT", "DELETE", "OPTIONS", "FETCH"] {
+    for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "FETCH"] {
         let line = format!("{method} /t/wire/case HTTP/1.1");
         let sent = [
             &at.line(line, "transfer-encoding: chunked")[..],

@@ -126,6 +126,24 @@ pub fn cases(at: &Setting) -> Vec<Case> {
     ] {
         class.add(name, at.get(lines), got(&[]));
     }
+    upgrades(at, &mut class);
+    for (value, passes) in [
+        ("trailers", true),
+        ("TRAILERS", true),
+        ("trailers, gzip", true),
+        ("gzip, trailers", true),
+        ("gzip", false),
+        ("chunked", false),
+        ("xtrailers", false),
+        ("", false),
+    ] {
+        let headers: &[_] = if passes { &[("te", "trailers")] } else { &[] };
+        class.add(
+            format!("te: {value}"),
+            at.get(format!("te: {value}")),
+            got(headers),
+        );
+    }
     class.add(
         "expects twice",
         at.get("expect: 100-continue\r\nexpect: 100-continue"),
@@ -142,4 +160,74 @@ pub fn cases(at: &Setting) -> Vec<Case> {
         ),
     );
     class.done()
+}
+
+/// A protocol that the upstream does not take: the answer is an ordinary one, and what
+/// stands behind is a request.
+fn upgrades(at: &Setting, class: &mut Class) {
+    let both = |protocols| [("connection", "upgrade"), ("upgrade", protocols)];
+    for (name, lines, passes) in [
+        (
+            "websocket",
+            "connection: upgrade\r\nupgrade: websocket",
+            Some("websocket"),
+        ),
+        (
+            "in another case",
+            "Connection: UPGRADE\r\nUpgrade: WebSocket",
+            Some("WebSocket"),
+        ),
+        (
+            "among others",
+            "connection: keep-alive, upgrade\r\nupgrade: x",
+            Some("x"),
+        ),
+        (
+            "h2c beside another",
+            "connection: upgrade\r\nupgrade: h2c, x",
+            Some("x"),
+        ),
+        ("h2c", "connection: upgrade\r\nupgrade: h2c", None),
+        ("H2C", "connection: upgrade\r\nupgrade: H2C", None),
+        ("h2", "connection: upgrade\r\nupgrade: h2", None),
+        ("not named by Connection", "upgrade: websocket", None),
+        ("of nothing", "connection: upgrade", None),
+        (
+            "under an underscore",
+            "connection: upgrade\r\nup_grade: x",
+            None,
+        ),
+    ] {
+        let outcome = match passes {
+            Some(protocols) => got(&both(protocols)),
+            None if name == "under an underscore" => got(&[("up_grade", "x")]),
+            None => got(&[]),
+        };
+        class.add(format!("upgrade, {name}"), at.get(lines), outcome);
+    }
+    class.closes(
+        "upgrade, in HTTP/1.0, which has none",
+        at.line(
+            "GET /t/wire/case HTTP/1.0",
+            "connection: upgrade\r\nupgrade: websocket",
+        ),
+        got(&[]),
+    );
+    class.add(
+        "upgrade, with a body",
+        at.post(
+            "connection: upgrade\r\nupgrade: websocket\r\ncontent-length: 5",
+            "hello",
+        ),
+        passed(
+            "POST",
+            "/case",
+            &[
+                ("connection", "upgrade"),
+                ("content-length", "5"),
+                ("upgrade", "websocket"),
+            ],
+            "hello",
+        ),
+    );
 }
