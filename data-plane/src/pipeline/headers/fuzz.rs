@@ -21,6 +21,7 @@ pub fn check(bytes: &[u8]) {
     for allow_set_cookie in [false, true] {
         check_response(&headers, allow_set_cookie);
     }
+    check_trailers(&headers);
 }
 
 fn check_request(came: &HeaderMap) {
@@ -84,6 +85,46 @@ fn check_response(came: &HeaderMap, allow_set_cookie: bool) {
     assert!(!is_contradiction, "a length beside a coding");
 }
 
+/// The same lines behind a body: what may not stand in a head may not stand there, nor
+/// what was not announced.
+fn check_trailers(came: &HeaderMap) {
+    let announced = clean_request(&mut came.clone(), HeaderValue::from_static("a")).trailers;
+    let is_bad = |name: &HeaderName| {
+        let read = name.as_str().replace('_', "-");
+        must_not_pass(&read) || FRAMING.contains(&&*read)
+    };
+    assert!(
+        !announced.iter().any(is_bad),
+        "{announced:?} may be announced"
+    );
+    let asked = clean_response(&mut came.clone(), true).trailers;
+    let is_bad_answer =
+        |name: &HeaderName| HOP_BY_HOP.contains(&name.as_str()) || FRAMING.contains(&name.as_str());
+    assert!(
+        !asked.iter().any(is_bad_answer),
+        "{asked:?} may be announced"
+    );
+    for passing in [
+        Trailing::Nothing,
+        Trailing::Announced(announced.clone()),
+        Trailing::Any,
+    ] {
+        let passed = clean_request_trailers(came.clone(), &passing).unwrap_or_default();
+        assert!(!passed.keys().any(is_bad), "{passed:?} passed");
+        let answered = clean_response_trailers(came.clone(), &passing, false).unwrap_or_default();
+        assert!(!answered.keys().any(is_bad_answer), "{answered:?} passed");
+        assert!(!answered.contains_key(SET_COOKIE));
+        for name in passed.keys().chain(answered.keys()) {
+            let is_told = match &passing {
+                Trailing::Nothing => false,
+                Trailing::Announced(names) => names.contains(name),
+                Trailing::Any => true,
+            };
+            assert!(is_told, "{name} passed unannounced");
+        }
+    }
+}
+
 const FRAMING: [&str; 3] = ["host", "content-length", "transfer-encoding"];
 
 const HOP_BY_HOP: [&str; 10] = [
@@ -140,7 +181,7 @@ mod tests {
 
     #[test]
     fn no_headers_bring_along_what_must_not_pass() {
-        let pieces: [&[u8]; 44] = [
+        let pieces: [&[u8]; 47] = [
             b"\n",
             b"\n",
             b"\n",
@@ -177,6 +218,9 @@ mod tests {
             b"te",
             b"\nte: trailers",
             b"trailer",
+            b"\ntrailer: ",
+            b"x-sum",
+            b"\nx-sum: 1",
             b"upgrade",
             b"\nupgrade: h2c",
             b"http2-settings",
