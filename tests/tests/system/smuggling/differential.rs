@@ -1,4 +1,5 @@
-//! The corpus and mutations of it, through our proxy to servers that others wrote.
+//! The corpus, over HTTP/1 and HTTP/2, and mutations of it, through our proxy to servers
+//! that others wrote.
 //!
 //! ```text
 //! client ─▶ proxy ─▶ tee ─▶ nginx or HAProxy ─▶ recorder
@@ -19,13 +20,13 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use tests::server::front::{CONNECTION, Front, Logged, PATH};
 use tests::wait::eventually;
-use tests::wire::{Arrived, Happened, Reading, Recorder, read_request};
+use tests::wire::{Arrived, Happened, Reading, Recorder, h2, read_request};
 use tests::world::binary_dir;
 
 use super::case::BASE;
 use super::mutate::mutate;
 use super::run::{End, Stage, ask, whole};
-use super::{corpus, run};
+use super::{corpus, run, streams};
 
 /// How many mutations; each is the same in every run.
 const MUTATIONS: u64 = 3_000;
@@ -127,6 +128,13 @@ impl Line {
                         assert_eq!(of, number.to_string(), "an answer to another request");
                     }
                 }
+            })
+            .await;
+        stream::iter(streams::frames(&self.stage.setting))
+            .for_each_concurrent(AT_ONCE, |frames| async move {
+                h2::ask(self.stage.proxy, &frames, &[1])
+                    .await
+                    .expect("every stream comes to an end");
             })
             .await;
         let last = self.stage.canary(all.len());
@@ -247,7 +255,7 @@ fn is_same(handed_on: &Arrived, sent: &Arrived) -> bool {
 }
 
 /// A method in small letters or with odd characters, an escape that is none, two
-/// expectations: others may refuse it, and there is still one reading of where it ends.
+/// expectations, half a handshake: others may refuse it, and there is still one reading of where it ends.
 fn is_odd(sent: &Arrived) -> bool {
     let is_plain = |method: &str| {
         method
@@ -263,6 +271,7 @@ fn is_odd(sent: &Arrived) -> bool {
         || has_bad_escape
         || !sent.target.is_ascii()
         || sent.all("expect").count() > 1
+        || sent.all("upgrade").count() > 0
 }
 
 /// Nothing in it may have been removed, and it goes where the target is.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tests::wire::Recorder;
 use tests::wire::h2::{self, Stream};
 
-use super::case::Passed;
+use super::case::{Passed, Setting};
 use super::run::{End, Stage, ask, whole};
 
 /// Frames on stream 1, and what has to become of it.
@@ -55,6 +55,15 @@ async fn every_ambiguous_stream_has_its_one_answer() {
         cases.len(),
         failures.join("\n")
     );
+}
+
+/// The frames of every case that comes to an end.
+pub fn frames(at: &Setting) -> Vec<Vec<u8>> {
+    cases::cases(at)
+        .into_iter()
+        .filter(|case| !matches!(case.outcome, Outcome::Waits))
+        .map(|case| case.frames)
+        .collect()
 }
 
 impl Stage {
