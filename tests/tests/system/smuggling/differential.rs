@@ -329,7 +329,8 @@ fn a_difference_is_noticed() {
         lane.check()
     };
     assert_eq!(lane(&|_| {}).unwrap(), 0);
-    let changes: [(&str, &dyn Fn(&mut Lane)); 9] = [
+    type Change<'a> = (&'a str, &'a dyn Fn(&mut Lane));
+    let changes: [Change<'_>; 9] = [
         ("a longer request", &|it| it.logged[0].bytes = Some(99)),
         ("a request more", &|it| {
             it.logged.push(it.logged[0].clone());
