@@ -43,6 +43,7 @@ pub struct Builder {
     own_servers: bool,
     log_level: &'static str,
     proxy_private_upstreams: bool,
+    proxy_settings: Vec<(&'static str, String)>,
 }
 
 /// A running system: one control plane, regions with proxies, and an upstream that is
@@ -107,6 +108,12 @@ impl Builder {
     /// The `[log] level` of the planes.
     pub fn log_level(mut self, level: &'static str) -> Self {
         self.log_level = level;
+        self
+    }
+
+    /// Sets a key of `[data]` for all proxies.
+    pub fn data(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.proxy_settings.push((key, value.to_string()));
         self
     }
 
@@ -199,7 +206,11 @@ impl Builder {
                         self.common(self.proxy_private_upstreams),
                     ),
                 );
-                let program = plane_program("data-plane", &config, &data_dir);
+                let mut program = plane_program("data-plane", &config, &data_dir);
+                for (key, value) in &self.proxy_settings {
+                    let variable = format!("THROTTLEPROXY__DATA__{}", key.to_uppercase());
+                    program = program.env(&variable, value);
+                }
                 let plane = Plane::start(&id, program, &dir, &["proxy", "admin"]).await;
                 proxies.push(Arc::new(plane));
             }
@@ -255,6 +266,7 @@ impl World {
             own_servers: false,
             log_level: "info",
             proxy_private_upstreams: true,
+            proxy_settings: Vec::new(),
         }
     }
 

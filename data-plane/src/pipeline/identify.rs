@@ -102,6 +102,19 @@ pub fn check_form(head: &Parts) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// Refuses more headers than there may be. In HTTP/1.1 the HTTP library does that while it
+/// reads them.
+///
+/// # Errors
+/// `header_too_large`.
+pub fn check_size(head: &Parts, headers_max: usize) -> Result<(), Rejection> {
+    if head.version == Version::HTTP_2 && head.headers.len() > headers_max {
+        let detail = format!("A request has at most {headers_max} headers.");
+        return Err(Rejection::new(Code::HeaderTooLarge, detail));
+    }
+    Ok(())
+}
+
 /// Whether this can be a `Host`: RFC 9110, 7.2, and RFC 3986, 3.2.2 and 3.2.3. An empty one
 /// names nobody, and is refused like one that names two.
 fn is_host(value: &[u8]) -> bool {

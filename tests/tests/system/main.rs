@@ -9,6 +9,7 @@ mod architecture;
 mod bad_input;
 mod config;
 mod demo;
+mod forwarding;
 mod keys;
 mod log;
 mod proof;

@@ -149,7 +149,7 @@ fn lengths(table: &mut Table<'_>) {
             Outcome::Reset,
         );
     }
-    // It looks whole until the bytes come; then the stream is reset.
+    // It looks whole until the bytes come, and they are waited for.
     for (name, body) in [("", &b"hello"[..]), (" that hides a request", &hidden)] {
         table.post(
             format!("a length of zero{name}"),
@@ -157,8 +157,13 @@ fn lengths(table: &mut Table<'_>) {
             body,
             Outcome::Reset,
         );
-        table.may_pass(case::posted(""));
     }
+    table.post(
+        "a length of zero, and an end that comes by itself",
+        &[(b"content-length", b"0")],
+        b"",
+        passes(case::posted("")),
+    );
     table.post(
         "two lengths that differ",
         &[(b"content-length", b"5"), (b"content-length", b"0")],
@@ -590,6 +595,10 @@ fn frames(table: &mut Table<'_>) {
         Outcome::Goodbye,
     );
     table.may_pass(case::got(&[]));
+    let many: Vec<_> = (0..100).map(|at| format!("x-{at}")).collect();
+    let many: Fields<'_> = many.iter().map(|it| (it.as_bytes(), &b"1"[..])).collect();
+    let refusal = Outcome::Refused(431, "header_too_large");
+    table.get("101 headers", &many, refusal);
     let long = vec![b'x'; 15_000];
     let long: Fields<'_> = (0..5).map(|_| (&b"x-a"[..], &long[..])).collect();
     let fields = [get, long].concat();
