@@ -250,7 +250,30 @@ impl Store {
     /// [`Error`].
     pub async fn migrate(&self) -> Result<(), Error> {
         let migrator = Migrator::with_migrations(migrations(self.backend));
-        migrator.run(&self.pool).await.map_err(Error::Migrate)?;
+        match self.backend {
+            // The migrator takes Postgres' advisory lock by itself.
+            Backend::Postgres => migrator.run(&self.pool).await.map_err(Error::Migrate)?,
+            // It knows no lock of SQLite's: two processes that start together would both make
+            // the first table. Inside one transaction, each of its steps is a savepoint.
+            Backend::Sqlite => {
+                let _turn = self.turn().await;
+                let mut connection = self.connect().await?;
+                let mut transaction = connection
+                    .begin_with("BEGIN IMMEDIATE")
+                    .await
+                    .map_err(failed("begin to bring the schema up to date"))?;
+                let sqlite: &mut AnyConnection = &mut transaction;
+                // `run` asks for a bound that a future to be spawned cannot have.
+                migrator
+                    .run_direct(None, sqlite, false)
+                    .await
+                    .map_err(Error::Migrate)?;
+                transaction
+                    .commit()
+                    .await
+                    .map_err(failed("commit the schema"))?;
+            }
+        }
         log::create_head(self).await?;
         crate::replay::renew_views(self).await
     }
@@ -264,6 +287,7 @@ fn migrations(backend: Backend) -> Vec<Migration> {
         (2, "people", include_str!("../migrations/0002_people.sql")),
         (3, "members", include_str!("../migrations/0003_members.sql")),
         (4, "teams", include_str!("../migrations/0004_teams.sql")),
+        (5, "targets", include_str!("../migrations/0005_targets.sql")),
     ];
     let of_backend = |&(version, name, text): &(i64, &'static str, &str)| {
         let differing: [(&str, &str); 3] = match backend {

@@ -5,7 +5,9 @@
 )]
 
 pub mod control;
+pub mod frames;
 pub mod http;
+pub mod link;
 pub mod person;
 pub mod plane;
 pub mod process;
@@ -14,10 +16,13 @@ pub mod server;
 pub mod traffic;
 pub mod upstream;
 pub mod wait;
+pub mod watch;
+pub mod wire;
 pub mod world;
 
 pub use control::{Control, Key};
 pub use http::{Ask, Reply};
+pub use link::Link;
 pub use person::{People, Person};
 pub use plane::Plane;
 pub use traffic::Traffic;

@@ -31,6 +31,8 @@ pub struct Person {
     people: People,
     /// Where they are reached.
     pub email: String,
+    /// What they are called.
+    pub name: String,
     /// What they log in with.
     pub password: String,
     /// Where they come from.
@@ -80,6 +82,7 @@ impl People {
         Person {
             people: self.clone(),
             email: email.to_owned(),
+            name: format!("Jane Doe the {number}th"),
             password: format!("the password of {number}"),
             from: IpAddr::V4(Ipv4Addr::new(127, b, c, d)),
         }
@@ -145,7 +148,7 @@ impl People {
 impl Person {
     /// `POST /accounts`
     pub async fn sign_up(&self) -> Reply {
-        let body = json!({ "email": self.email, "password": self.password, "name": "Jane Doe" });
+        let body = json!({ "email": self.email, "password": self.password, "name": self.name });
         self.post("/v1/accounts", body).await
     }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::control::Control;
+use crate::link::Link;
 use crate::person::People;
 use crate::plane::{Plane, command};
 use crate::process::Program;
@@ -41,12 +42,16 @@ pub struct Builder {
     name: &'static str,
     regions: usize,
     proxies: usize,
+    workers: usize,
     own_servers: bool,
+    own_database: bool,
+    links: bool,
     log_level: &'static str,
     proxy_private_upstreams: bool,
     smtp: bool,
     control: String,
     control_config: String,
+    proxy_settings: Vec<(&'static str, String)>,
 }
 
 /// A running system: one control plane, regions with proxies, and an upstream that is
@@ -57,6 +62,10 @@ pub struct World {
     pub dir: PathBuf,
     /// The log's database.
     pub database: Database,
+    /// Its server, where the world has one of its own.
+    pub own_postgres: Option<Postgres>,
+    /// From the control plane to the database, where the world has links.
+    pub database_link: Option<Link>,
     /// The control plane.
     pub control_plane: Arc<Plane>,
     /// The owner, with a control token.
@@ -82,6 +91,17 @@ pub struct Region {
     pub nats: Arc<Nats>,
     /// Its proxies.
     pub proxies: Vec<Arc<Plane>>,
+    /// The links of each proxy, where the world has any.
+    pub links: Vec<ProxyLinks>,
+}
+
+/// From one proxy to what it follows.
+#[derive(Debug)]
+pub struct ProxyLinks {
+    /// To its Redis.
+    pub redis: Link,
+    /// To its NATS.
+    pub nats: Link,
 }
 
 impl Builder {
@@ -97,15 +117,41 @@ impl Builder {
         self
     }
 
+    /// How many threads serve in each proxy; two where it is not said. With one, all
+    /// requests share its connections to upstreams.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
     /// Gives each region a Redis and a NATS of its own: for tests that break them.
     pub fn own_servers(mut self) -> Self {
         self.own_servers = true;
         self
     }
 
+    /// Gives the world a Postgres of its own: for tests that break it.
+    pub fn own_database(mut self) -> Self {
+        self.own_database = true;
+        self
+    }
+
+    /// Puts a link between the control plane and its database, and between each proxy and
+    /// its Redis and NATS.
+    pub fn links(mut self) -> Self {
+        self.links = true;
+        self
+    }
+
     /// The `[log] level` of the planes.
     pub fn log_level(mut self, level: &'static str) -> Self {
         self.log_level = level;
+        self
+    }
+
+    /// Sets a key of `[data]` for all proxies.
+    pub fn data(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.proxy_settings.push((key, value.to_string()));
         self
     }
 
@@ -148,10 +194,15 @@ impl Builder {
         let name = format!("{}-{number}", self.name);
         let dir = shared.dir.join(&name);
         std::fs::create_dir(&dir).expect("worlds have names of their own");
-        let database = shared
-            .postgres
+        let own_postgres = match self.own_database {
+            true => Some(Postgres::start(&dir, &name).await),
+            false => None,
+        };
+        let postgres = own_postgres.as_ref().unwrap_or(&shared.postgres);
+        let database = postgres
             .create(&format!("w_{}", name.replace('-', "_")))
             .await;
+        let database_link = self.link_to(database.port()).await;
 
         let mut servers = Vec::new();
         for region in 0..self.regions {
@@ -175,7 +226,7 @@ impl Builder {
             tables += &format!("[mail]\nsmtp_url = \"{}\"\n\n", smtp.url());
         }
         for (redis, nats, region_name) in &servers {
-            tables += &region_table(region_name, redis, nats);
+            tables += &region_table(region_name, redis.port(), nats.port());
         }
         let control_config = write_config(
             &dir,
@@ -183,7 +234,10 @@ impl Builder {
             &format!(
                 "[control]\n{}database_url = \"{}\"\n\n{tables}{}{}",
                 self.control,
-                database.url(),
+                match &database_link {
+                    Some(link) => database.behind(link.port()).url(),
+                    None => database.url(),
+                },
                 self.common(true),
                 self.control_config,
             ),
@@ -218,34 +272,53 @@ impl Builder {
         let mut regions = Vec::new();
         for (index, (redis, nats, region_name)) in servers.into_iter().enumerate() {
             let mut proxies = Vec::new();
+            let mut links = Vec::new();
             for proxy in 0..self.proxies {
                 let id = format!("proxy-{}{}", char::from(b'a' + index as u8), proxy + 1);
                 let data_dir = dir.join(format!("{id}-data"));
+                let to_redis = self.link_to(redis.port()).await;
+                let to_nats = self.link_to(nats.port()).await;
+                let port = |link: &Option<Link>, port| link.as_ref().map_or(port, Link::port);
                 let config = write_config(
                     &dir,
                     &id,
                     &format!(
                         "[data]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
                          region = \"{region_name}\"\nproxy_id = \"{id}\"\n\
-                         drain_delay_ms = 0\nworkers = 2\n\n{}{}",
-                        region_table(&region_name, &redis, &nats),
+                         drain_delay_ms = 0\nworkers = {}\n\n{}{}",
+                        self.workers,
+                        region_table(
+                            &region_name,
+                            port(&to_redis, redis.port()),
+                            port(&to_nats, nats.port()),
+                        ),
                         self.common(self.proxy_private_upstreams),
                     ),
                 );
-                let program = plane_program("data-plane", &config, &data_dir);
+                let mut program = plane_program("data-plane", &config, &data_dir);
+                for (key, value) in &self.proxy_settings {
+                    let variable = format!("THROTTLEPROXY__DATA__{}", key.to_uppercase());
+                    program = program.env(&variable, value);
+                }
                 let plane = Plane::start(&id, program, &dir, &["proxy", "admin"]).await;
                 proxies.push(Arc::new(plane));
+                if let (Some(redis), Some(nats)) = (to_redis, to_nats) {
+                    links.push(ProxyLinks { redis, nats });
+                }
             }
             regions.push(Region {
                 name: region_name,
                 redis,
                 nats,
                 proxies,
+                links,
             });
         }
         let world = World {
             dir,
             database,
+            own_postgres,
+            database_link,
             control_plane,
             owner,
             bootstrap,
@@ -261,6 +334,13 @@ impl Builder {
             .target("echo", world.upstream.port(), json!({}))
             .await;
         world
+    }
+
+    async fn link_to(&self, port: u16) -> Option<Link> {
+        match self.links {
+            true => Some(Link::to(port).await),
+            false => None,
+        }
     }
 
     fn common(&self, private_upstreams: bool) -> String {
@@ -285,13 +365,29 @@ impl World {
             name,
             regions: 1,
             proxies: 1,
+            workers: 2,
             own_servers: false,
+            own_database: false,
+            links: false,
             log_level: "info",
             proxy_private_upstreams: true,
             smtp: false,
             control: "listen = \"127.0.0.1:0\"\n".to_owned(),
             control_config: String::new(),
+            proxy_settings: Vec::new(),
         }
+    }
+
+    /// Starts one more control plane with the same configuration.
+    pub async fn another_control_plane(&self, name: &str) -> Arc<Plane> {
+        let program = plane_program(
+            "control-plane",
+            &self.dir.join("control.toml"),
+            &self.dir.join("control-data"),
+        );
+        let plane = Arc::new(Plane::start(name, program, &self.dir, &["control"]).await);
+        plane.ready().await;
+        plane
     }
 
     /// The people of its control plane, with their mail.
@@ -436,11 +532,10 @@ fn plane_program(subcommand: &str, config: &Path, data_dir: &Path) -> Program {
         .args(["--data-dir", &data_dir.display().to_string()])
 }
 
-fn region_table(name: &str, redis: &Redis, nats: &Nats) -> String {
+fn region_table(name: &str, redis_port: u16, nats_port: u16) -> String {
     format!(
-        "[[regions]]\nname = \"{name}\"\nredis_url = \"{}\"\nnats_url = \"{}\"\n\n",
-        redis.url(),
-        nats.url()
+        "[[regions]]\nname = \"{name}\"\nredis_url = \"redis://127.0.0.1:{redis_port}\"\n\
+         nats_url = \"nats://127.0.0.1:{nats_port}\"\n\n"
     )
 }
 

@@ -18,7 +18,7 @@ async fn come_in(people: &People) {
     let session = jane.log_in().await;
     let me = session.get("/me").await.expect(200).json();
     assert_eq!(me["account"]["email"], "jane@example.com");
-    assert_eq!(me["account"]["name"], "Jane Doe");
+    assert_eq!(me["account"]["name"], jane.name.as_str());
     assert_eq!(me["account"]["email_verified"], false);
     assert_eq!(me["workspace_id"], json!(null));
     assert_eq!(me["role"], json!(null));
