@@ -137,7 +137,7 @@ async fn owner(
             control_token,
             workspace_id,
             ..
-        } = bootstrap(execute, EMAIL, "Demo").await?;
+        } = bootstrap(store, execute, EMAIL, "Demo", "").await?;
         return Ok((control_token, workspace_id));
     }
     let Some((account_id, workspace_id)) = demo_owner(store).await? else {
@@ -148,6 +148,7 @@ async fn owner(
         id: fresh::id(schemas::ControlTokenId::from_parts),
         hash: token::hash(&text),
         account_id,
+        service_account_id: None,
         workspace_id,
         name: "demo".to_owned(),
         scopes: None,
@@ -284,6 +285,8 @@ async fn run(
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
+            departures: Vec::new(),
+            erases: None,
         })
         .await
 }

@@ -5,6 +5,7 @@
 //! row and compare it.
 
 pub(crate) mod catalog;
+pub mod event;
 pub mod key;
 pub mod service_account;
 pub mod target;
@@ -30,6 +31,7 @@ pub(crate) async fn load(
             id.to_string(),
         ),
         Stream::Workspace(id) => ("SELECT state FROM workspaces WHERE id = $1", id.to_string()),
+        Stream::Access(id) => ("SELECT state FROM denied WHERE id = $1", id.to_string()),
         Stream::Instance => (
             "SELECT state FROM instances WHERE id = $1",
             INSTANCE.to_owned(),
@@ -57,6 +59,9 @@ pub(crate) async fn save(
         team::save_members(connection, team).await?;
     }
     catalog::save_uses(connection, aggregate).await?;
+    if let Aggregate::Workspace(workspace) = aggregate {
+        workspace::save_members(connection, workspace).await?;
+    }
     let state = encode(aggregate)?;
     let query = match (stream, aggregate) {
         (Stream::Key(id), Aggregate::Key(key)) => sqlx::query(
@@ -119,8 +124,20 @@ pub(crate) async fn save(
         .bind(account.team_id.to_string())
         .bind(events::text::name_key(&account.name))
         .bind(state),
-        (Stream::Workspace(id), Aggregate::Workspace(_)) => sqlx::query(
-            "INSERT INTO workspaces (id, state) VALUES ($1, $2) \
+        (Stream::Workspace(id), Aggregate::Workspace(workspace)) => sqlx::query(
+            "INSERT INTO workspaces (id, name, suspended, require_totp, state) \
+             VALUES ($1, $2, $3, $4, $5) \
+             ON CONFLICT (id) DO UPDATE SET name = excluded.name, \
+             suspended = excluded.suspended, require_totp = excluded.require_totp, \
+             state = excluded.state",
+        )
+        .bind(id.to_string())
+        .bind(workspace.settings.name.clone())
+        .bind(i64::from(workspace.suspended))
+        .bind(i64::from(workspace.settings.require_totp))
+        .bind(state),
+        (Stream::Access(id), Aggregate::Denied(_)) => sqlx::query(
+            "INSERT INTO denied (id, state) VALUES ($1, $2) \
              ON CONFLICT (id) DO UPDATE SET state = excluded.state",
         )
         .bind(id.to_string())
@@ -152,7 +169,7 @@ pub(crate) fn decode(state: &str) -> Result<Aggregate, Error> {
 
 /// The form of the aggregates in the views. Raise it whenever a field of one is added,
 /// removed or renamed: the views are then built anew from the log.
-pub(crate) const FORM: i64 = 3;
+pub(crate) const FORM: i64 = 4;
 
 const INSTANCE: &str = "instance";
 
@@ -166,6 +183,7 @@ pub(crate) async fn count(connection: &mut AnyConnection) -> Result<u64, Error> 
     let row = sqlx::query(
         "SELECT CAST((SELECT COUNT(*) FROM keys) + (SELECT COUNT(*) FROM targets) \
          + (SELECT COUNT(*) FROM teams) + (SELECT COUNT(*) FROM service_accounts) \
+         + (SELECT COUNT(*) FROM denied) \
          + (SELECT COUNT(*) FROM workspaces) + (SELECT COUNT(*) FROM instances) AS BIGINT) \
          AS views",
     )
@@ -188,6 +206,8 @@ pub(crate) async fn clear(connection: &mut AnyConnection) -> Result<(), Error> {
         "DELETE FROM team_members",
         "DELETE FROM service_accounts",
         "DELETE FROM workspaces",
+        "DELETE FROM workspace_members",
+        "DELETE FROM denied",
         "DELETE FROM instances",
     ] {
         sqlx::query(sql)

@@ -4,6 +4,7 @@ use schemas::{Position, Timestamp, WorkspaceId};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
+use crate::denied::Denied;
 use crate::event::{Event, Recorded, Stream};
 use crate::instance::Instance;
 use crate::key::Key;
@@ -13,7 +14,7 @@ use crate::target::Target;
 use crate::team::Team;
 use crate::text::SecretLook;
 use crate::workspace::Workspace;
-use crate::{instance, key, service_account, target, team, workspace};
+use crate::{denied, instance, key, service_account, target, team, workspace};
 
 /// One aggregate, folded from its stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub enum Aggregate {
     Workspace(Box<Workspace>),
     /// A target.
     Target(Box<Target>),
+    /// What was denied in a workspace of late.
+    Denied(Box<Denied>),
     /// A team.
     Team(Box<Team>),
     /// A service account.
@@ -40,6 +43,7 @@ impl Aggregate {
             Self::Key(it) => it.version,
             Self::Workspace(it) => it.version,
             Self::Target(it) => it.version,
+            Self::Denied(it) => it.version,
             Self::Team(it) => it.version,
             Self::ServiceAccount(it) => it.version,
             Self::Instance(it) => it.version,
@@ -52,6 +56,7 @@ impl Aggregate {
             Self::Key(it) => it.position,
             Self::Workspace(it) => it.position,
             Self::Target(it) => it.position,
+            Self::Denied(it) => it.position,
             Self::Team(it) => it.position,
             Self::ServiceAccount(it) => it.position,
             Self::Instance(it) => it.position,
@@ -64,6 +69,7 @@ impl Aggregate {
             Self::Key(it) => Some(it.workspace_id),
             Self::Workspace(it) => Some(it.id),
             Self::Target(it) => Some(it.workspace_id),
+            Self::Denied(it) => Some(it.workspace_id),
             Self::Team(it) => Some(it.workspace_id),
             Self::ServiceAccount(it) => Some(it.workspace_id),
             Self::Instance(_) => None,
@@ -95,6 +101,10 @@ pub fn decide(
             target::decide(Some(it), command, look)
         }
         (Command::Target(_, command), _) => target::decide(None, command, look),
+        (Command::Access(_, command), Some(Aggregate::Denied(it))) => {
+            Ok(denied::decide(Some(it), command, now))
+        }
+        (Command::Access(_, command), _) => Ok(denied::decide(None, command, now)),
         (Command::Team(_, command), Some(Aggregate::Team(it))) => {
             team::decide(Some(it), command, look)
         }
@@ -134,6 +144,13 @@ pub fn evolve(aggregate: Option<Aggregate>, recorded: &Recorded) -> Option<Aggre
                 _ => None,
             };
             target::evolve(before, recorded).map(|it| Aggregate::Target(Box::new(it)))
+        }
+        Stream::Access(_) => {
+            let before = match aggregate {
+                Some(Aggregate::Denied(it)) => Some(*it),
+                _ => None,
+            };
+            denied::evolve(before, recorded).map(|it| Aggregate::Denied(Box::new(it)))
         }
         Stream::Team(_) => {
             let before = match aggregate {

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::access::AccessPatch;
 use crate::catalog::CatalogCommand;
-use crate::event::{InvitedTo, SecretMade, Stream};
+use crate::event::{AccessDenied, InvitedTo, SecretMade, Stream};
 
 /// An order to one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub enum Command {
     Workspace(WorkspaceId, WorkspaceCommand),
     /// To a target.
     Target(TargetId, TargetCommand),
+    /// To the record of what was denied in a workspace.
+    Access(WorkspaceId, RecordDenied),
     /// To a team.
     Team(TeamId, TeamCommand),
     /// To a service account.
@@ -41,6 +43,7 @@ impl Command {
             Self::Key(id, _) => Stream::Key(*id),
             Self::Workspace(id, _) => Stream::Workspace(*id),
             Self::Target(id, _) => Stream::Target(*id),
+            Self::Access(id, _) => Stream::Access(*id),
             Self::Team(id, _) => Stream::Team(*id),
             Self::ServiceAccount(id, _) => Stream::ServiceAccount(*id),
             Self::Instance(_) => Stream::Instance,
@@ -325,6 +328,15 @@ pub struct OwnPlaces {
     pub listeners: Vec<SocketAddr>,
 }
 
+/// A caller tried what they may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordDenied {
+    /// Who; the same as the actor of the event.
+    pub caller: String,
+    /// What they tried, and how they were answered.
+    pub denied: AccessDenied,
+}
+
 /// An order to a team.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TeamCommand {
@@ -356,6 +368,7 @@ pub struct PatchTeam {
     pub limits: Option<LimitsPatch>,
     /// Members to set, by name; the inner `None` sets all of them back.
     pub self_service: Option<Option<BTreeMap<String, Value>>>,
+    pub access: Option<AccessPatch>,
     pub blocked: Option<bool>,
 }
 

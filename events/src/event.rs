@@ -43,6 +43,25 @@ pub struct Recorded {
     pub event: Event,
 }
 
+impl Recorded {
+    /// The id of what the event happened to: of the member or the invitation for those of
+    /// a workspace's people, otherwise of the aggregate.
+    pub fn object_id(&self) -> String {
+        match &self.event {
+            Event::MemberAdded { account_id, .. }
+            | Event::MemberUpdated { account_id, .. }
+            | Event::MemberRemoved { account_id }
+            | Event::OperatorAdded { account_id }
+            | Event::OperatorRemoved { account_id } => account_id.to_string(),
+            Event::InvitationCreated { invitation_id, .. }
+            | Event::InvitationReissued { invitation_id, .. }
+            | Event::InvitationDeleted { invitation_id }
+            | Event::InvitationAccepted { invitation_id, .. } => invitation_id.to_string(),
+            _ => self.stream.object_id(),
+        }
+    }
+}
+
 /// What an event happened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stream {
@@ -52,6 +71,9 @@ pub enum Stream {
     Workspace(WorkspaceId),
     /// One target.
     Target(TargetId),
+    /// What was denied in one workspace. It folds into nothing that anybody reads, so that
+    /// attempts do not move the version of the workspace.
+    Access(WorkspaceId),
     /// One team: its fields and its people.
     Team(TeamId),
     /// One service account.
@@ -60,12 +82,23 @@ pub enum Stream {
     Instance,
 }
 
+impl Stream {
+    /// The id of its aggregate.
+    pub fn object_id(&self) -> String {
+        let name = self.to_string();
+        name.rsplit_once('/')
+            .map(|(_, id)| id.to_owned())
+            .unwrap_or(name)
+    }
+}
+
 impl fmt::Display for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(id) => write!(f, "key/{id}"),
             Self::Workspace(id) => write!(f, "workspace/{id}"),
             Self::Target(id) => write!(f, "target/{id}"),
+            Self::Access(id) => write!(f, "access/{id}"),
             Self::Team(id) => write!(f, "team/{id}"),
             Self::ServiceAccount(id) => write!(f, "service_account/{id}"),
             Self::Instance => f.write_str("instance"),
@@ -91,6 +124,7 @@ impl FromStr for Stream {
             "key" => id.parse().map(Self::Key).map_err(|_| bad()),
             "workspace" => id.parse().map(Self::Workspace).map_err(|_| bad()),
             "target" => id.parse().map(Self::Target).map_err(|_| bad()),
+            "access" => id.parse().map(Self::Access).map_err(|_| bad()),
             "team" => id.parse().map(Self::Team).map_err(|_| bad()),
             "service_account" => id.parse().map(Self::ServiceAccount).map_err(|_| bad()),
             _ => Err(bad()),
@@ -183,6 +217,14 @@ pub enum Event {
     /// An operator ended the suspension of a workspace.
     #[serde(rename = "workspace.reinstated")]
     WorkspaceReinstated {},
+    /// Somebody became a member.
+    #[serde(rename = "workspace.member_added")]
+    MemberAdded {
+        /// Who.
+        account_id: AccountId,
+        /// What they are.
+        role: Role,
+    },
     /// The role or the status of a member was changed; each says from what to what.
     #[serde(rename = "workspace.member_updated")]
     MemberUpdated {
@@ -227,15 +269,13 @@ pub enum Event {
         /// The invitation.
         invitation_id: InvitationId,
     },
-    /// An invitation was accepted, and its guest is a member.
+    /// An invitation was accepted. What its guest became is in the events that follow.
     #[serde(rename = "workspace.invitation_accepted")]
     InvitationAccepted {
         /// The invitation.
         invitation_id: InvitationId,
-        /// The new member.
+        /// The guest.
         account_id: AccountId,
-        /// What they became.
-        role: Role,
     },
     /// A target was approved.
     #[serde(rename = "target.created")]
@@ -249,6 +289,9 @@ pub enum Event {
     /// A target is approved no longer.
     #[serde(rename = "target.deleted")]
     TargetDeleted {},
+    /// A caller who is known tried what they may not.
+    #[serde(rename = "access.denied")]
+    AccessDenied(AccessDenied),
     /// A team was made.
     #[serde(rename = "team.created")]
     TeamCreated(Box<crate::team::TeamFields>),
@@ -415,6 +458,18 @@ pub struct TargetFields {
     /// What requests are given for the upstream: the workspace's credential of this name,
     /// whole, as it was when the target was given it. It cannot have changed since.
     pub credential: Option<UpstreamCredential>,
+}
+
+/// The data of `access.denied`. The route and never the path: people paste secrets where
+/// ids belong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessDenied {
+    /// The method of the request.
+    pub method: String,
+    /// The pattern that its path matched, such as `/v1/api-keys/{id}`.
+    pub route: String,
+    /// The code that it was answered with.
+    pub code: String,
 }
 
 /// The team that a guest joins.

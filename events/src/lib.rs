@@ -5,6 +5,7 @@ pub mod aggregate;
 pub mod catalog;
 pub mod codec;
 pub mod command;
+pub mod denied;
 pub mod event;
 pub mod instance;
 pub mod key;

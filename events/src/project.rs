@@ -80,6 +80,8 @@ fn entries(aggregate: &Aggregate) -> Vec<Bare> {
             .collect(),
         Aggregate::Workspace(it) => vec![Bare::Policy(Box::new(workspace_policy(it)))],
         Aggregate::Target(it) => vec![Bare::Policy(Box::new(target_policy(it)))],
+        // No proxy needs to know.
+        Aggregate::Denied(_) => vec![],
         Aggregate::Team(it) => vec![Bare::Policy(Box::new(team_policy(it)))],
         Aggregate::ServiceAccount(it) => vec![Bare::Policy(Box::new(owner_policy(it)))],
         Aggregate::Instance(it) => vec![Bare::Policy(Box::new(global_policy(it)))],

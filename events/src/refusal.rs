@@ -44,6 +44,20 @@ pub enum Refusal {
     /// A workspace has at least one owner who is let in.
     #[error("this is the last active owner of the workspace; make somebody else one first")]
     LastOwner,
+    /// The member owns keys, and what becomes of them was not said.
+    #[error(
+        "the member owns {count} keys; say ?keys=revoke or ?keys=transfer&to=<service account>"
+    )]
+    MemberOwnsKeys {
+        /// How many.
+        count: u64,
+    },
+    /// More keys than follow a member in one transaction.
+    #[error("the member owns {count} keys, too many to go at once")]
+    TooManyKeys {
+        /// How many.
+        count: u64,
+    },
     /// An installation has at least one operator.
     #[error("this is the last operator; make somebody else one first")]
     LastOperator,

@@ -14,12 +14,13 @@
 
 use std::collections::BTreeMap;
 
-use schemas::api::SelfServiceRule;
-use schemas::{Limits, Timestamp};
+use schemas::api::{SelfServiceRule, Source};
+use schemas::entry::Owner;
+use schemas::{Limits, TeamId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::key::{INTEGER_MAX, Key};
+use crate::key::{INTEGER_MAX, Key, State};
 use crate::refusal::{FieldCode, FieldRefusal, Refusal};
 use crate::team::{self, Team};
 
@@ -91,6 +92,18 @@ pub fn broken(team: &Team, asked: &Asked, now: Timestamp) -> Vec<SelfServiceRule
     ];
     let broken = rules.into_iter().filter(|(_, is_broken)| *is_broken);
     broken.map(|(rule, _)| rule).collect()
+}
+
+/// The team and the owner whose policy binds a key: one that a developer made for
+/// themselves, that is still theirs, and that is neither over nor switched off for good.
+pub fn bound_by(key: &Key, now: Timestamp) -> Option<(TeamId, Owner)> {
+    let owner = key.owner.filter(|it| matches!(it, Owner::User(_)))?;
+    (key.source == Source::SelfService && is_live(key, now)).then_some((key.team_id?, owner))
+}
+
+/// Whether a key counts: switched on or off, and not past its end.
+pub fn is_live(key: &Key, now: Timestamp) -> bool {
+    key.state != State::Revoked && !key.purged && key.expires_at.is_none_or(|at| now < at)
 }
 
 // === impl SelfService ===

@@ -45,6 +45,11 @@ pub fn all() -> Vec<(&'static str, Value)> {
             "effective_access",
             schema_for!(crate::api::EffectiveAccess).to_value(),
         ),
+        ("team", schema_for!(crate::api::Team).to_value()),
+        (
+            "service_account",
+            schema_for!(crate::api::ServiceAccount).to_value(),
+        ),
     ]
 }
 

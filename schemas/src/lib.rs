@@ -15,8 +15,8 @@ pub mod time;
 
 pub use credential::{Credential, CredentialHash, Environment};
 pub use id::{
-    AccountId, BootId, ControlTokenId, EventId, InvitationId, KeyId, LineageId, SecretId,
-    ServiceAccountId, TargetId, TeamId, WorkspaceId,
+    AccountId, BootId, ControlTokenId, EventId, InvitationId, KeyId, LineageId, MailId, SecretId,
+    ServiceAccountId, SessionId, TargetId, TeamId, WorkspaceId,
 };
 pub use limits::{Limits, PlanLimits};
 pub use role::{MemberStatus, Role, TeamRole};

@@ -41,6 +41,9 @@ pub struct Problem {
     /// The name of the quota that was reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota: Option<String>,
+    /// How many things stand in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
     /// Whether trying again later can succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retryable: Option<bool>,
@@ -67,6 +70,7 @@ impl Problem {
             scope: None,
             window: None,
             quota: None,
+            count: None,
             retryable: None,
         }
     }
@@ -129,12 +133,20 @@ codes! {
     BadRequest = "bad_request", 400, "The request cannot be read";
     /// No valid token.
     Unauthenticated = "unauthenticated", 401, "A valid token is needed";
+    /// The password is right, and a code of the second factor is needed.
+    TotpRequired = "totp_required", 401, "A code of the second factor is needed";
+    /// The account's address is not verified.
+    EmailNotVerified = "email_not_verified", 403, "The e-mail address is not verified";
+    /// A change from a page does not prove that the page is ours.
+    Csrf = "csrf", 403, "The x-csrf-token is missing or wrong";
     /// The caller may not do this.
     Forbidden = "forbidden", 403, "Not permitted";
     /// There is no such thing, or it belongs to another workspace.
     NotFound = "not_found", 404, "Not found";
     /// The path exists, the method does not.
     MethodNotAllowed = "method_not_allowed", 405, "The method is not allowed here";
+    /// No representation that the caller accepts.
+    NotAcceptable = "not_acceptable", 406, "No such representation";
     /// The first request with this idempotency key is still running.
     IdempotencyRunning = "idempotency_running", 409, "The first request is still running";
     /// The idempotency key was used with another body.
@@ -179,6 +191,8 @@ codes! {
     SelfServiceExpiry = "self_service_expiry", 422, "The team's policy asks for another expiry";
     /// A limit is above the team's.
     SelfServiceLimit = "self_service_limit", 422, "A limit is above the team's";
+    /// Too many attempts.
+    TooManyAttempts = "too_many_attempts", 429, "Too many attempts";
     /// The store cannot be reached.
     Unavailable = "unavailable", 503, "Temporarily unavailable";
     /// The change may or may not have been made.

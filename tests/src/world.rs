@@ -10,12 +10,15 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::control::Control;
+use crate::link::Link;
+use crate::person::People;
 use crate::plane::{Plane, command};
 use crate::process::Program;
 use crate::proxy::{Verdict, check_verdict};
 use crate::server::nats::Nats;
 use crate::server::postgres::{Database, Postgres};
 use crate::server::redis::Redis;
+use crate::server::smtp::Smtp;
 use crate::upstream::Upstream;
 use crate::wait::eventually;
 
@@ -40,8 +43,13 @@ pub struct Builder {
     regions: usize,
     proxies: usize,
     own_servers: bool,
+    own_database: bool,
+    links: bool,
     log_level: &'static str,
     proxy_private_upstreams: bool,
+    smtp: bool,
+    control_listen: String,
+    control_config: String,
 }
 
 /// A running system: one control plane, regions with proxies, and an upstream that is
@@ -52,6 +60,10 @@ pub struct World {
     pub dir: PathBuf,
     /// The log's database.
     pub database: Database,
+    /// Its server, where the world has one of its own.
+    pub own_postgres: Option<Postgres>,
+    /// From the control plane to the database, where the world has links.
+    pub database_link: Option<Link>,
     /// The control plane.
     pub control_plane: Arc<Plane>,
     /// The owner, with a control token.
@@ -62,6 +74,8 @@ pub struct World {
     pub regions: Vec<Region>,
     /// What the target `echo` leads to.
     pub upstream: Upstream,
+    /// The mail server, where the world was given one.
+    pub smtp: Option<Smtp>,
 }
 
 /// A region of a world.
@@ -75,6 +89,17 @@ pub struct Region {
     pub nats: Arc<Nats>,
     /// Its proxies.
     pub proxies: Vec<Arc<Plane>>,
+    /// The links of each proxy, where the world has any.
+    pub links: Vec<ProxyLinks>,
+}
+
+/// From one proxy to what it follows.
+#[derive(Debug)]
+pub struct ProxyLinks {
+    /// To its Redis.
+    pub redis: Link,
+    /// To its NATS.
+    pub nats: Link,
 }
 
 impl Builder {
@@ -96,6 +121,19 @@ impl Builder {
         self
     }
 
+    /// Gives the world a Postgres of its own: for tests that break it.
+    pub fn own_database(mut self) -> Self {
+        self.own_database = true;
+        self
+    }
+
+    /// Puts a link between the control plane and its database, and between each proxy and
+    /// its Redis and NATS.
+    pub fn links(mut self) -> Self {
+        self.links = true;
+        self
+    }
+
     /// The `[log] level` of the planes.
     pub fn log_level(mut self, level: &'static str) -> Self {
         self.log_level = level;
@@ -108,6 +146,24 @@ impl Builder {
         self
     }
 
+    /// Gives the world a mail server; without one, mail is written to files.
+    pub fn smtp(mut self) -> Self {
+        self.smtp = true;
+        self
+    }
+
+    /// More of the control plane's configuration: whole sections.
+    pub fn control_config(mut self, text: &str) -> Self {
+        self.control_config += text;
+        self
+    }
+
+    /// Where the control plane listens: for whom a free port is not enough.
+    pub fn control_listen(mut self, port: u16) -> Self {
+        self.control_listen = format!("127.0.0.1:{port}");
+        self
+    }
+
     /// Starts everything, and returns when the proxies are ready and know `echo`.
     pub async fn start(self) -> World {
         let shared = shared().await;
@@ -115,10 +171,15 @@ impl Builder {
         let name = format!("{}-{number}", self.name);
         let dir = shared.dir.join(&name);
         std::fs::create_dir(&dir).expect("worlds have names of their own");
-        let database = shared
-            .postgres
+        let own_postgres = match self.own_database {
+            true => Some(Postgres::start(&dir, &name).await),
+            false => None,
+        };
+        let postgres = own_postgres.as_ref().unwrap_or(&shared.postgres);
+        let database = postgres
             .create(&format!("w_{}", name.replace('-', "_")))
             .await;
+        let database_link = self.link_to(database.port()).await;
 
         let mut servers = Vec::new();
         for region in 0..self.regions {
@@ -133,17 +194,29 @@ impl Builder {
             });
         }
 
+        let smtp = match self.smtp {
+            true => Some(Smtp::start(&dir, &name).await),
+            false => None,
+        };
         let mut tables = String::new();
+        if let Some(smtp) = &smtp {
+            tables += &format!("[mail]\nsmtp_url = \"{}\"\n\n", smtp.url());
+        }
         for (redis, nats, region_name) in &servers {
-            tables += &region_table(region_name, redis, nats);
+            tables += &region_table(region_name, redis.port(), nats.port());
         }
         let control_config = write_config(
             &dir,
             "control",
             &format!(
-                "[control]\nlisten = \"127.0.0.1:0\"\ndatabase_url = \"{}\"\n\n{tables}{}",
-                database.url(),
+                "[control]\nlisten = \"{}\"\ndatabase_url = \"{}\"\n\n{tables}{}{}",
+                self.control_listen,
+                match &database_link {
+                    Some(link) => database.behind(link.port()).url(),
+                    None => database.url(),
+                },
                 self.common(true),
+                self.control_config,
             ),
         );
         let control_plane = Arc::new(
@@ -176,9 +249,13 @@ impl Builder {
         let mut regions = Vec::new();
         for (index, (redis, nats, region_name)) in servers.into_iter().enumerate() {
             let mut proxies = Vec::new();
+            let mut links = Vec::new();
             for proxy in 0..self.proxies {
                 let id = format!("proxy-{}{}", char::from(b'a' + index as u8), proxy + 1);
                 let data_dir = dir.join(format!("{id}-data"));
+                let to_redis = self.link_to(redis.port()).await;
+                let to_nats = self.link_to(nats.port()).await;
+                let port = |link: &Option<Link>, port| link.as_ref().map_or(port, Link::port);
                 let config = write_config(
                     &dir,
                     &id,
@@ -186,29 +263,40 @@ impl Builder {
                         "[data]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
                          region = \"{region_name}\"\nproxy_id = \"{id}\"\n\
                          drain_delay_ms = 0\nworkers = 2\n\n{}{}",
-                        region_table(&region_name, &redis, &nats),
+                        region_table(
+                            &region_name,
+                            port(&to_redis, redis.port()),
+                            port(&to_nats, nats.port()),
+                        ),
                         self.common(self.proxy_private_upstreams),
                     ),
                 );
                 let program = plane_program("data-plane", &config, &data_dir);
                 let plane = Plane::start(&id, program, &dir, &["proxy", "admin"]).await;
                 proxies.push(Arc::new(plane));
+                if let (Some(redis), Some(nats)) = (to_redis, to_nats) {
+                    links.push(ProxyLinks { redis, nats });
+                }
             }
             regions.push(Region {
                 name: region_name,
                 redis,
                 nats,
                 proxies,
+                links,
             });
         }
         let world = World {
             dir,
             database,
+            own_postgres,
+            database_link,
             control_plane,
             owner,
             bootstrap,
             regions,
             upstream: Upstream::start().await,
+            smtp,
         };
         for proxy in world.proxies() {
             proxy.ready().await;
@@ -218,6 +306,13 @@ impl Builder {
             .target("echo", world.upstream.port(), json!({}))
             .await;
         world
+    }
+
+    async fn link_to(&self, port: u16) -> Option<Link> {
+        match self.links {
+            true => Some(Link::to(port).await),
+            false => None,
+        }
     }
 
     fn common(&self, private_upstreams: bool) -> String {
@@ -243,9 +338,33 @@ impl World {
             regions: 1,
             proxies: 1,
             own_servers: false,
+            own_database: false,
+            links: false,
             log_level: "info",
             proxy_private_upstreams: true,
+            smtp: false,
+            control_listen: "127.0.0.1:0".to_owned(),
+            control_config: String::new(),
         }
+    }
+
+    /// Starts one more control plane with the same configuration.
+    pub async fn another_control_plane(&self, name: &str) -> Arc<Plane> {
+        let program = plane_program(
+            "control-plane",
+            &self.dir.join("control.toml"),
+            &self.dir.join("control-data"),
+        );
+        let plane = Arc::new(Plane::start(name, program, &self.dir, &["control"]).await);
+        plane.ready().await;
+        plane
+    }
+
+    /// The people of its control plane, with their mail.
+    pub fn people(&self) -> People {
+        let files = || self.dir.join("control-data/mail");
+        let mails = self.smtp.as_ref().map_or_else(files, Smtp::mails);
+        People::new(self.control_plane.clone(), mails)
     }
 
     /// All proxies of all regions.
@@ -383,11 +502,10 @@ fn plane_program(subcommand: &str, config: &Path, data_dir: &Path) -> Program {
         .args(["--data-dir", &data_dir.display().to_string()])
 }
 
-fn region_table(name: &str, redis: &Redis, nats: &Nats) -> String {
+fn region_table(name: &str, redis_port: u16, nats_port: u16) -> String {
     format!(
-        "[[regions]]\nname = \"{name}\"\nredis_url = \"{}\"\nnats_url = \"{}\"\n\n",
-        redis.url(),
-        nats.url()
+        "[[regions]]\nname = \"{name}\"\nredis_url = \"redis://127.0.0.1:{redis_port}\"\n\
+         nats_url = \"nats://127.0.0.1:{nats_port}\"\n\n"
     )
 }
 

@@ -66,25 +66,21 @@ impl Standing {
         workspace_id: WorkspaceId,
         scopes: Option<&[String]>,
     ) -> Result<Self, Error> {
-        let Some(workspace) = view::workspace::get(store, workspace_id).await? else {
+        let found = view::workspace::membership(store, workspace_id, account_id).await?;
+        let Some(membership) = found else {
             return Ok(Self::Stranger);
         };
-        let Some(member) = workspace.members.get(&account_id) else {
-            return Ok(Self::Stranger);
-        };
-        if member.status == MemberStatus::Suspended {
+        if membership.status == MemberStatus::Suspended {
             return Ok(Self::Suspended);
         }
-        if workspace.suspended {
+        if membership.workspace_suspended {
             return Ok(Self::WorkspaceSuspended);
         }
+        let teams = view::team::roles_of(store, workspace_id, account_id).await?;
         Ok(Self::Member(Rights {
-            role: member.role,
-            teams: view::team::roles_of(store, workspace_id, account_id)
-                .await?
-                .into_iter()
-                .collect(),
-            require_totp: workspace.settings.require_totp,
+            role: membership.role,
+            teams: teams.into_iter().collect(),
+            require_totp: membership.require_totp,
             scopes: scopes.map(named),
         }))
     }

@@ -3,42 +3,57 @@
 use schemas::api::{Actor, ActorKind, Source};
 use schemas::entry::{self, Access, AccessMode, SecretStatus};
 use schemas::{
-    Credential, Environment, EventId, KeyId, LineageId, SecretId, TargetId, Timestamp, WorkspaceId,
+    AccountId, Credential, Environment, EventId, KeyId, LineageId, SecretId, ServiceAccountId,
+    TargetId, TeamId, TeamRole, Timestamp, WorkspaceId,
 };
 
 use super::*;
 use crate::access::AccessPatch;
-use crate::command::{CreateKey, KeyCommand, LimitsPatch, PatchKey, RotateKey};
-use crate::event::{SecretMade, Stream};
+use crate::command::{
+    CreateKey, KeyCommand, LimitsPatch, PatchKey, PatchTeam, RotateKey, ServiceAccountCommand,
+    TeamCommand,
+};
+use crate::event::SecretMade;
 use crate::{Command, SecretLook};
 
-/// What each command changed, as `(secret number, status, rev)`.
+/// What each command to a key changed, as `(secret number, status, rev)`.
 fn projected(commands: &[KeyCommand]) -> Vec<Vec<(u128, SecretStatus, Position)>> {
-    let all = changes_by_event(commands);
-    let summaries = |changes: Vec<Change>| changes.iter().map(summary).collect();
-    all.into_iter().map(summaries).collect()
-}
-
-fn changes_of(commands: &[KeyCommand]) -> Vec<Change> {
-    changes_by_event(commands).concat()
-}
-
-fn changes_by_event(commands: &[KeyCommand]) -> Vec<Vec<Change>> {
-    let now = Timestamp::from_unix_ms(1_800_000_000_000);
     let id = KeyId::from_u128(7);
+    let commands: Vec<Command> = commands
+        .iter()
+        .map(|command| Command::Key(id, command.clone()))
+        .collect();
+    let all = changes(&commands);
+    all.iter()
+        .map(|changes| changes.iter().map(summary).collect())
+        .collect()
+}
+
+/// All that the commands to a key changed.
+fn of_key(commands: &[KeyCommand]) -> Vec<Change> {
+    let id = KeyId::from_u128(7);
+    let commands: Vec<Command> = commands
+        .iter()
+        .map(|command| Command::Key(id, command.clone()))
+        .collect();
+    changes(&commands).concat()
+}
+
+/// What each command to one aggregate changed.
+fn changes(commands: &[Command]) -> Vec<Vec<Change>> {
+    let now = Timestamp::from_unix_ms(1_800_000_000_000);
     let mut aggregate = None;
     let mut position = 0;
     let mut all = Vec::new();
     for command in commands {
-        let command = Command::Key(id, command.clone());
-        let decided = crate::decide(aggregate.as_ref(), &command, now, &SecretLook::default());
+        let decided = crate::decide(aggregate.as_ref(), command, now, &SecretLook::default());
         for event in decided.unwrap() {
             position += 1;
             let recorded = Recorded {
                 position,
                 lineage: LineageId::from_u128(1),
                 generation: 1,
-                stream: Stream::Key(id),
+                stream: command.stream(),
                 stream_version: position,
                 id: EventId::from_u128(1),
                 at: now,
@@ -186,7 +201,7 @@ fn restrict(access: Access) -> KeyCommand {
 #[test]
 fn a_new_secret_goes_where_the_key_goes_and_an_older_proxy_denies_it() {
     let access = restricted(1, 1);
-    let changes = changes_of(&[
+    let changes = of_key(&[
         create(),
         restrict(access.clone()),
         rotate(2, 60),
@@ -218,7 +233,7 @@ fn the_longest_name_beside_the_longest_access_fits_into_an_entry() {
         ..PatchKey::default()
     }));
     let access = restricted(64, 32);
-    let changes = changes_of(&[create(), renamed, restrict(access.clone())]);
+    let changes = of_key(&[create(), renamed, restrict(access.clone())]);
     let Some(Change::Secret { secret, .. }) = changes.last() else {
         panic!("the key has an entry");
     };
@@ -230,4 +245,108 @@ fn the_longest_name_beside_the_longest_access_fits_into_an_entry() {
     // Some room is kept for fields to come.
     let bytes = entry::encode(&fullest).unwrap().len();
     assert!(bytes <= entry::ENTRY_BYTES_MAX - 512, "{bytes}");
+}
+
+/// The policies that each command changed: whether they block, and their `rpm`.
+fn blocks(commands: &[Command]) -> Vec<Option<(bool, Option<u64>)>> {
+    let told = |changes: &Vec<Change>| match &changes[..] {
+        [] => None,
+        [Change::Policy { policy }] => Some(match &policy.policy {
+            Policy::Team(it) => (it.blocked, it.limits.rpm),
+            Policy::Owner(it) => (it.blocked, it.limits.rpm),
+            other => panic!("{other:?}"),
+        }),
+        other => panic!("{other:?}"),
+    };
+    changes(commands).iter().map(told).collect()
+}
+
+#[test]
+fn a_team_tells_proxies_what_they_need_and_nothing_of_its_people() {
+    let team = |command| Command::Team(TeamId::from_u128(3), command);
+    let patch = |patch| team(TeamCommand::Patch(Box::new(patch)));
+    let named = PatchTeam {
+        name: Some("a".to_owned()),
+        ..PatchTeam::default()
+    };
+    let blocked = |blocked| PatchTeam {
+        blocked: Some(blocked),
+        ..PatchTeam::default()
+    };
+    let limited = PatchTeam {
+        limits: Some(LimitsPatch::Merge([("rpm".to_owned(), Some(9))].into())),
+        ..PatchTeam::default()
+    };
+    assert_eq!(
+        blocks(&[
+            team(TeamCommand::Create(Box::new(named))),
+            team(TeamCommand::SetMember {
+                account_id: AccountId::from_u128(1),
+                role: TeamRole::TeamAdmin,
+            }),
+            patch(limited),
+            patch(blocked(true)),
+            patch(blocked(false)),
+            team(TeamCommand::Delete),
+        ]),
+        [
+            Some((false, None)),
+            None,
+            Some((false, Some(9))),
+            Some((true, Some(9))),
+            Some((false, Some(9))),
+            Some((true, Some(9))),
+        ]
+    );
+}
+
+#[test]
+fn a_service_account_blocks_its_keys_while_it_is_switched_off() {
+    let to = |command| Command::ServiceAccount(ServiceAccountId::from_u128(4), command);
+    let switch = |active| {
+        to(ServiceAccountCommand::Patch {
+            name: None,
+            active: Some(active),
+        })
+    };
+    assert_eq!(
+        blocks(&[
+            to(ServiceAccountCommand::Create {
+                name: "deploy".to_owned(),
+                team_id: TeamId::from_u128(3),
+            }),
+            to(ServiceAccountCommand::Patch {
+                name: Some("release".to_owned()),
+                active: None,
+            }),
+            switch(false),
+            switch(true),
+        ]),
+        [
+            Some((false, None)),
+            None,
+            Some((true, None)),
+            Some((false, None)),
+        ]
+    );
+}
+
+#[test]
+fn a_key_that_changes_hands_tells_proxies_whose_it_is() {
+    let transfer = KeyCommand::Transfer {
+        owner: Some(Owner::ServiceAccount(ServiceAccountId::from_u128(4))),
+        team_id: Some(TeamId::from_u128(3)),
+    };
+    let commands = [create(), transfer];
+    let id = KeyId::from_u128(7);
+    let all = changes(&commands.map(|command| Command::Key(id, command)));
+    let [Change::Secret { secret, .. }] = &all[1][..] else {
+        panic!("{all:?}");
+    };
+    assert_eq!(secret.team_id, Some(TeamId::from_u128(3)));
+    assert_eq!(
+        secret.owner,
+        Some(Owner::ServiceAccount(ServiceAccountId::from_u128(4)))
+    );
+    assert_eq!(secret.revision.rev, 2);
 }

@@ -30,6 +30,8 @@ pub struct Invitation {
     pub created_at: Timestamp,
     /// When its link is dead.
     pub expires_at: Timestamp,
+    /// Number of the event of the workspace that last changed it.
+    pub version: u64,
 }
 
 pub(super) fn decide(
@@ -73,20 +75,23 @@ pub(super) fn decide(
             if workspace.suspended {
                 return Err(Refusal::Forbidden("the workspace is suspended"));
             }
-            let role = match workspace.members.get(account_id) {
-                None => invitation.role,
+            let added = match workspace.members.get(account_id) {
+                None => Some(Event::MemberAdded {
+                    account_id: *account_id,
+                    role: invitation.role,
+                }),
                 Some(it) if it.status == MemberStatus::Suspended => {
                     return Err(Refusal::Forbidden("the membership is suspended"));
                 }
                 // A member who is asked into a team stays what they are outside of it.
-                Some(it) if team.is_some() => it.role,
+                Some(_) if team.is_some() => None,
                 Some(_) => return Err(Refusal::Exists("membership")),
             };
-            Ok(vec![Event::InvitationAccepted {
+            let accepted = Event::InvitationAccepted {
                 invitation_id: *id,
                 account_id: *account_id,
-                role,
-            }])
+            };
+            Ok(std::iter::once(accepted).chain(added).collect())
         }
     }
 }
@@ -108,6 +113,7 @@ pub(super) fn evolve(workspace: &mut Workspace, recorded: &Recorded) {
                 by: *by,
                 created_at: recorded.at,
                 expires_at: *expires_at,
+                version: recorded.stream_version,
             };
             invitations.insert(*invitation_id, invitation);
         }
@@ -119,6 +125,7 @@ pub(super) fn evolve(workspace: &mut Workspace, recorded: &Recorded) {
             if let Some(invitation) = invitations.get_mut(invitation_id) {
                 invitation.by = *by;
                 invitation.expires_at = *expires_at;
+                invitation.version = recorded.stream_version;
             }
         }
         Event::InvitationDeleted { invitation_id }

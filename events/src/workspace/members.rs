@@ -129,11 +129,9 @@ pub(super) fn evolve(workspace: &mut Workspace, recorded: &Recorded) {
         Event::MemberRemoved { account_id } => {
             workspace.members.remove(account_id);
         }
-        Event::InvitationAccepted {
-            account_id, role, ..
-        } => {
-            let members = workspace.members.entry(*account_id);
-            members.or_insert_with(|| Member::joined(*role, recorded.at));
+        Event::MemberAdded { account_id, role } => {
+            let member = Member::joined(*role, recorded.at);
+            workspace.members.insert(*account_id, member);
         }
         _ => {}
     }
