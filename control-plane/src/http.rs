@@ -80,7 +80,6 @@ struct Shared {
     store: Store,
     execute: Execute,
     fleet: Fleet,
-    target_rules: events::command::TargetRules,
     accounts: Accounts,
     providers: Providers,
     /// Where people reach the control plane, without a slash at the end.
@@ -88,6 +87,7 @@ struct Shared {
     denials: Denials,
     /// The head of the log, as far as it is known here.
     head: watch::Receiver<Position>,
+    target_rules: events::command::TargetRules,
     /// Idempotency keys whose first request has not been answered yet.
     running: Mutex<HashSet<(String, String)>>,
 }
@@ -116,14 +116,14 @@ impl App {
             store,
             execute,
             fleet,
+            accounts,
+            providers,
+            public_url,
             target_rules: events::command::TargetRules {
                 allow_private_upstreams: config.allow_private_upstreams,
                 own: Arc::new(config.own_places.clone()),
                 is_demo: false,
             },
-            accounts,
-            providers,
-            public_url,
             running: Mutex::new(HashSet::new()),
         }))
     }
@@ -319,16 +319,6 @@ fn v1() -> Routes {
                 .patch(targets::patch)
                 .delete(targets::delete),
         )
-        .route(
-            "/access-groups",
-            get(access_groups::list).post(access_groups::create),
-        )
-        .route("/access-groups/{name}", delete(access_groups::delete))
-        .route(
-            "/credentials",
-            get(credentials::list).post(credentials::create),
-        )
-        .route("/credentials/{name}", delete(credentials::delete))
         .route("/teams", get(teams::list).post(teams::create))
         .route(
             "/teams/{id}",
@@ -346,6 +336,16 @@ fn v1() -> Routes {
             get(service_accounts::list).post(service_accounts::create),
         )
         .route("/service-accounts/{id}", patch(service_accounts::patch))
+        .route(
+            "/access-groups",
+            get(access_groups::list).post(access_groups::create),
+        )
+        .route("/access-groups/{name}", delete(access_groups::delete))
+        .route(
+            "/credentials",
+            get(credentials::list).post(credentials::create),
+        )
+        .route("/credentials/{name}", delete(credentials::delete))
         .route("/api-keys", get(keys::list).post(keys::create))
         .route(
             "/api-keys/{id}",

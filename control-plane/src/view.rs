@@ -58,10 +58,10 @@ pub(crate) async fn save(
     if let Aggregate::Team(team) = aggregate {
         team::save_members(connection, team).await?;
     }
-    catalog::save_uses(connection, aggregate).await?;
     if let Aggregate::Workspace(workspace) = aggregate {
         workspace::save_members(connection, workspace).await?;
     }
+    catalog::save_uses(connection, aggregate).await?;
     let state = encode(aggregate)?;
     let query = match (stream, aggregate) {
         (Stream::Key(id), Aggregate::Key(key)) => sqlx::query(
@@ -169,7 +169,7 @@ pub(crate) fn decode(state: &str) -> Result<Aggregate, Error> {
 
 /// The form of the aggregates in the views. Raise it whenever a field of one is added,
 /// removed or renamed: the views are then built anew from the log.
-pub(crate) const FORM: i64 = 4;
+pub(crate) const FORM: i64 = 3;
 
 const INSTANCE: &str = "instance";
 

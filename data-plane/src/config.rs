@@ -105,6 +105,8 @@ pub struct Bounds {
     pub block_ms: u64,
     /// How long running requests may take to end during a shutdown.
     pub drain_ms: u64,
+    /// How long a client's connection may wait for a request during a shutdown.
+    pub drain_idle_ms: u64,
     /// How often it is looked whether the certificate's files have changed.
     pub certificate_check_ms: u64,
 }
@@ -133,6 +135,7 @@ impl Default for Bounds {
             failures_window_ms: 60_000,
             block_ms: 300_000,
             drain_ms: 30_000,
+            drain_idle_ms: 1_000,
             certificate_check_ms: 1_000,
         }
     }

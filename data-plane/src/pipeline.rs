@@ -34,7 +34,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use schemas::entry::ErrorProfile;
 
@@ -92,6 +92,10 @@ pub async fn handle(
         if is_head {
             leave_body_out(&mut response);
         }
+    } else if worker.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|content| ResponseBody::new(content, record)))
 }
@@ -109,6 +113,7 @@ async fn walk(
     let (head, incoming) = request.into_parts();
 
     identify::check_form(&head)?;
+    identify::check_size(&head, shared.config.bounds.headers_max)?;
     let known = authenticate::authenticate(shared, arrival, &head).await?;
     trail.profile = known.profile();
     let admitted = admit::admit(known, arrival.now)?;

@@ -11,11 +11,13 @@ mod frames;
 pub mod heads;
 mod http2;
 pub mod lane;
+mod listener;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,8 +27,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use schemas::BootId;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -50,13 +51,17 @@ use crate::upstream::{self, Upstreams};
 use certificate::Certificate;
 use heads::Heads;
 use lane::Lane;
+use listener::{listen, listen_shared};
 
-/// Connections that may wait to be accepted, per worker.
-const BACKLOG: i32 = 1_024;
 /// How often a worker tidies its pool of upstream connections.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 /// How often limiter cells are tidied.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How long connections that were about to stand when the door was closed may take to get
+/// there: the way to a client and back.
+const DOOR_FOR: Duration = Duration::from_millis(200);
+/// So many connections of clients are a crowd for one worker.
+const CROWD_MIN: usize = 128;
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(1_500);
 
@@ -309,45 +314,71 @@ impl Running {
 // === impl Worker ===
 
 impl Worker {
-    /// Whether the proxy is going away, so that connections should end.
+    /// Whether connections should end: the answer to each request is its connection's last.
+    pub fn is_leaving(&self) -> bool {
+        self.shared.is_leaving.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody else is let in, so that connections that wait for nothing must end.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
+    /// Whether so many connections of clients are open that each must do with little.
+    pub fn is_crowded(&self) -> bool {
+        self.connections.borrow().len() >= CROWD_MIN
+    }
+
+    /// Accepts until a shutdown, and then whoever has a connection already: one that is
+    /// closed unaccepted would be reset, with a request on it that its client believes to
+    /// have been heard.
     async fn accept(self: Rc<Self>, listener: TcpListener, mut stages: watch::Receiver<Stage>) {
+        let closing = async {
+            // The sender gone means that nobody waits for an orderly end.
+            if stages.wait_for(|it| *it != Stage::Serving).await.is_ok() {
+                listener::close_door(&listener);
+                tokio::time::sleep(DOOR_FOR).await;
+            }
+        };
+        let mut closing = pin!(closing);
         let mut next_id = 0_u64;
         loop {
             let accepted = tokio::select! {
+                // Whoever waits is let in before the end is looked at.
+                biased;
                 accepted = listener.accept() => accepted,
-                _ = stages.wait_for(|it| *it != Stage::Serving) => break,
+                () = &mut closing => break,
             };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
+            match accepted {
+                Ok((stream, peer)) => {
+                    next_id += 1;
+                    self.serve(next_id, stream, peer);
+                }
                 Err(err) => {
                     // Usually no more file descriptors: others must end first.
                     tracing::warn!(error = %err, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
                 }
-            };
-            let _ = stream.set_nodelay(true);
-            add(&self.counters.connections, 1);
-            let bounds = &self.shared.config.bounds;
-            let lane = Rc::new(Lane::new(
-                peer.ip().to_canonical(),
-                &self.heads,
-                Duration::from_millis(bounds.head_ms),
-                Duration::from_millis(bounds.client_idle_ms),
-            ));
-            next_id += 1;
-            let id = next_id;
-            self.connections.borrow_mut().insert(id, Rc::clone(&lane));
-            let worker = Rc::clone(&self);
-            tokio::task::spawn_local(async move {
-                connection::serve(Rc::clone(&worker), lane, stream).await;
-                worker.connections.borrow_mut().remove(&id);
-            });
+            }
         }
+    }
+
+    fn serve(self: &Rc<Self>, id: u64, stream: TcpStream, peer: SocketAddr) {
+        let _ = stream.set_nodelay(true);
+        add(&self.counters.connections, 1);
+        let bounds = &self.shared.config.bounds;
+        let lane = Rc::new(Lane::new(
+            peer.ip().to_canonical(),
+            &self.heads,
+            Duration::from_millis(bounds.head_ms),
+            Duration::from_millis(bounds.client_idle_ms),
+        ));
+        self.connections.borrow_mut().insert(id, Rc::clone(&lane));
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            connection::serve(Rc::clone(&worker), lane, stream).await;
+            worker.connections.borrow_mut().remove(&id);
+        });
     }
 
     /// Lets running requests end, for so long.
@@ -516,32 +547,4 @@ async fn join(threads: Vec<JoinHandle<()>>) {
     if joining.await.is_err() {
         tracing::error!("the threads of the proxy could not be waited for");
     }
-}
-
-/// One listener for each worker, all on one port.
-fn listen_shared(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<StdListener>)> {
-    // Sockets that share a port would share it with another process of ours, too; a
-    // first one that does not share finds out whether the port is free.
-    let probe = listen(address, false)?;
-    let address = probe.local_addr()?;
-    drop(probe);
-    let listeners = (0..count)
-        .map(|_| listen(address, true))
-        .collect::<io::Result<_>>()?;
-    Ok((address, listeners))
-}
-
-fn listen(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    if shared {
-        socket.set_reuse_port(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }

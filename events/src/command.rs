@@ -319,15 +319,6 @@ pub struct TargetRules {
     pub is_demo: bool,
 }
 
-/// Where the installation itself is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct OwnPlaces {
-    /// Host names, lower case.
-    pub hosts: Vec<String>,
-    /// What its listeners were told to listen on.
-    pub listeners: Vec<SocketAddr>,
-}
-
 /// A caller tried what they may not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordDenied {
@@ -335,6 +326,15 @@ pub struct RecordDenied {
     pub caller: String,
     /// What they tried, and how they were answered.
     pub denied: AccessDenied,
+}
+
+/// Where the installation itself is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OwnPlaces {
+    /// Host names, lower case.
+    pub hosts: Vec<String>,
+    /// What its listeners were told to listen on.
+    pub listeners: Vec<SocketAddr>,
 }
 
 /// An order to a team.

@@ -139,14 +139,6 @@ impl Fields {
         }
     }
 
-    /// The same, and `None` where it was refused: what is made of it need not be refused
-    /// once more.
-    pub(crate) fn required(&mut self, name: &'static str) -> Option<String> {
-        let before = self.errors.len();
-        let text = self.required_text(name);
-        (self.errors.len() == before).then_some(text)
-    }
-
     /// Whether a field was refused already, and needs no second word.
     pub(crate) fn is_refused(&self, name: &str) -> bool {
         self.errors.iter().any(|it| it.field == name)

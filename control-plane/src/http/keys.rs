@@ -50,6 +50,9 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         None => None,
     };
     let right = whose::permit_create(&call, team_id, &mut fields)?;
+    if !is_repeated {
+        whose::permit_self_service(&call, right, team_id).await?;
+    }
     let owner: Option<Owner> = match right {
         // Whatever the body says: the key is the caller's.
         Right::SelfService => {
@@ -266,6 +269,7 @@ pub(super) async fn rotate(Id(id): Id, call: Call) -> Result<Response, Failure> 
     let mut call = call;
     let key = find(&call, &id).await?;
     let right = whose::permit_own(&call, Permission::KeyRotate, &key)?;
+    whose::permit_self_service(&call, right, key.team_id).await?;
     let wait = call.wait(false);
     call.finish_params()?;
     let mut fields = call.fields()?;

@@ -6,7 +6,7 @@
 //! acknowledges as applied, no later request gets around.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ pub async fn forward(
     route: &Route,
     permit: Permit,
     mut head: Parts,
-    incoming: Incoming,
+    mut incoming: Incoming,
 ) -> Result<Exchange, Rejection> {
     let shared = &worker.shared;
     let patience = Patience::of(shared, &route.target);
@@ -100,6 +100,13 @@ pub async fn forward(
         port: route.port,
         allowance: route.allowance,
     };
+    if head.version == Version::HTTP_2 && incoming.size_hint().exact() == Some(0) {
+        lane.wait_until(lane.now() + patience.idle);
+        if let Err(rejection) = nothing_comes(&mut incoming).await {
+            permit.give_back();
+            return Err(rejection);
+        }
+    }
     let upload = (!incoming.is_end_stream()).then(|| {
         Rc::new(Progress::new(
             Rc::clone(worker),
@@ -115,7 +122,10 @@ pub async fn forward(
             return Err(rejection);
         }
     };
-    let hop = clean_request(&mut head.headers, route.host_header.clone());
+    let mut hop = clean_request(&mut head.headers, route.host_header.clone());
+    if head.version != Version::HTTP_11 {
+        hop.upgrade = None;
+    }
     if let Some((injection, value)) = credential {
         injection.put(&mut head.headers, value);
     }
@@ -209,7 +219,8 @@ impl Sending<'_> {
         loop {
             let mut lease = match self.worker.upstreams.reuse(&self.origin) {
                 Some(lease) => lease,
-                None => self.connect().await.map_err(Failure::NotSent)?,
+                // Kept apart, so that the many requests that need none do not carry its room.
+                None => Box::pin(self.connect()).await.map_err(Failure::NotSent)?,
             };
             if !is_marked {
                 // Before the last look: see `limit::cell`.
@@ -381,6 +392,23 @@ async fn given<'r>(
     value
         .map(|value| Some((injection, value)))
         .map_err(|_| Rejection::stale("The target's credential has no value on this proxy."))
+}
+
+/// Waits for the end of a body that has no bytes but has not ended either: HTTP/2 may say
+/// that it is empty and go on all the same, and the upstream would have a whole request
+/// before that shows.
+async fn nothing_comes(incoming: &mut Incoming) -> Result<(), Rejection> {
+    while !incoming.is_end_stream() {
+        match poll_fn(|cx| Pin::new(&mut *incoming).poll_frame(cx)).await {
+            Some(Ok(_)) => {}
+            None => break,
+            Some(Err(_)) => {
+                let detail = "The body is longer than it should be.";
+                return Err(Rejection::new(Code::BadRequest, detail));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The request as the upstream gets it; its headers are clean already.

@@ -90,6 +90,19 @@ pub fn check_form(head: &Parts) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// Refuses more headers than there may be. In HTTP/1.1 the HTTP library does that while it
+/// reads them.
+///
+/// # Errors
+/// `header_too_large`.
+pub fn check_size(head: &Parts, headers_max: usize) -> Result<(), Rejection> {
+    if head.version == Version::HTTP_2 && head.headers.len() > headers_max {
+        let detail = format!("A request has at most {headers_max} headers.");
+        return Err(Rejection::new(Code::HeaderTooLarge, detail));
+    }
+    Ok(())
+}
+
 /// The client behind trusted proxies: the last address of `x-forwarded-for` that is not
 /// one of them. Each proxy appends whom it heard from, so only the tail can be believed.
 fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {

@@ -13,6 +13,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hyper::server::conn::http1;
@@ -30,13 +31,25 @@ use crate::pipeline;
 /// What a client of HTTP/2 says first (RFC 9113, 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// What is read at once of a client in a crowd.
+const CROWD_BYTES_MAX: usize = 8 << 10;
+
 /// Serves one connection until it ends.
 pub async fn serve(worker: Rc<Worker>, lane: Rc<Lane>, stream: TcpStream) {
+    // What few connections need is kept apart, so that the many do not carry its room.
+    if worker.shared.certificate.is_some() {
+        Box::pin(serve_tls(worker, lane, stream)).await;
+    } else {
+        serve_plain(worker, lane, stream).await;
+    }
+}
+
+async fn serve_tls(worker: Rc<Worker>, lane: Rc<Lane>, stream: TcpStream) {
     let Some(certificate) = &worker.shared.certificate else {
-        return serve_plain(worker, lane, stream).await;
+        return;
     };
-    let accepting = certificate.acceptor().accept(stream);
-    let Some(accepted) = run_until_drain(&worker, &lane, accepting).await else {
+    let mut accepting = pin!(certificate.acceptor().accept(stream));
+    let Some(accepted) = run(&worker, &lane, |cx| accepting.as_mut().poll(cx)).await else {
         return;
     };
     match accepted {
@@ -50,10 +63,11 @@ pub async fn serve(worker: Rc<Worker>, lane: Rc<Lane>, stream: TcpStream) {
 
 async fn serve_plain(worker: Rc<Worker>, lane: Rc<Lane>, mut stream: TcpStream) {
     let mut first = [0; PREFACE.len()];
-    let looking = look_for_preface(&mut stream, &mut first);
-    let Some(Ok(come)) = run_until_drain(&worker, &lane, looking).await else {
-        return;
+    let come = {
+        let mut looking = pin!(look_for_preface(&mut stream, &mut first));
+        run(&worker, &lane, |cx| looking.as_mut().poll(cx)).await
     };
+    let Some(Ok(come)) = come else { return };
     let first = &first[..come];
     speak(
         worker,
@@ -82,21 +96,23 @@ async fn look_for_preface(
     }
 }
 
-/// Waits for something that comes before the first request. A drain ends that at once:
-/// nothing was accepted yet.
-async fn run_until_drain<T>(
+/// Polls what a connection does, and lets it wait no longer than a drain allows. A client
+/// may have sent a request that has not come yet, and would not hear of its end before it
+/// is too late; so a connection that waits for one goes on doing so for a moment.
+async fn run<T>(
     worker: &Worker,
     lane: &Lane,
-    work: impl Future<Output = T>,
+    mut work: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Option<T> {
-    let mut work = pin!(work);
-    lane.run(worker, |cx| match work.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending if worker.is_draining() => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
+    let linger = Duration::from_millis(worker.shared.config.bounds.drain_idle_ms);
+    lane.run(worker, |cx| {
+        let outcome = work(cx);
+        if worker.is_draining() {
+            lane.hasten(linger);
+        }
+        outcome
     })
     .await
-    .flatten()
 }
 
 async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(
@@ -110,11 +126,13 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         stream: Gather(stream),
         first,
         frames: None,
+        has_read: false,
+        worker: Rc::clone(&worker),
         lane: Rc::clone(&lane),
     };
     if speaks_http2 {
         io.frames = Some(HeadWatch::default());
-        http2::serve(worker, lane, io).await;
+        Box::pin(http2::serve(worker, lane, io)).await;
     } else {
         serve_http1(worker, lane, io).await;
     }
@@ -143,29 +161,20 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         move |request| pipeline::handle(Rc::clone(&worker), Rc::clone(&lane), request)
     });
     let mut http = builder.serve_connection(TokioIo::new(io), service);
-    let mut is_leaving = false;
-    let ended = lane
-        .run(&worker, |cx| {
-            if worker.is_draining() && !is_leaving {
-                is_leaving = true;
-                Pin::new(&mut http).graceful_shutdown();
-            }
-            Pin::new(&mut http).poll(cx)
-        })
-        .await;
+    let ended = run(&worker, &lane, |cx| Pin::new(&mut http).poll(cx)).await;
     let tunnel = lane.take_tunnel();
     match ended {
         Some(Ok(())) => {
             if let Some(tunnel) = tunnel {
                 let parts = http.into_parts();
-                tunnel
-                    .run(&worker, &lane, parts.io.into_inner(), parts.read_buf)
-                    .await;
+                let client = parts.io.into_inner();
+                Box::pin(tunnel.run(&worker, &lane, client, parts.read_buf)).await;
             }
         }
         Some(Err(err)) => tracing::trace!(error = %err, "a client's connection ended"),
         None if lane.phase() == Phase::Head || lane.was_shed() => {
-            farewell::say(&worker, &lane, &mut http.into_parts().io.into_inner()).await;
+            let mut client = http.into_parts().io.into_inner();
+            Box::pin(farewell::say(&worker, &lane, &mut client)).await;
         }
         None => {}
     }
@@ -178,12 +187,45 @@ pub struct Watched<S> {
     first: Bytes,
     /// Where heads begin and end in HTTP/2.
     frames: Option<HeadWatch>,
+    /// Something came since others had a turn.
+    has_read: bool,
+    worker: Rc<Worker>,
     lane: Rc<Lane>,
 }
 
 // === impl Watched ===
 
 impl<S> Watched<S> {
+    /// Reads as much as there is room for; of a crowd, each only a little at a time. The
+    /// HTTP library keeps as much memory for a connection as once came in one piece, so
+    /// that bodies which stop half way would keep theirs.
+    fn poll_read_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        if buf.remaining() <= CROWD_BYTES_MAX && self.frames.is_none() || !self.worker.is_crowded()
+        {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        // HTTP/2 reads on as long as there is something, before anybody takes what came.
+        if self.frames.is_some() && std::mem::take(&mut self.has_read) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let stream = Pin::new(&mut self.stream);
+        let mut little =
+            ReadBuf::new(buf.initialize_unfilled_to(CROWD_BYTES_MAX.min(buf.remaining())));
+        ready!(stream.poll_read(cx, &mut little))?;
+        let come = little.filled().len();
+        self.has_read = true;
+        buf.advance(come);
+        Poll::Ready(Ok(()))
+    }
+
     fn came(&mut self, bytes: &[u8]) {
         match &mut self.frames {
             None => self.lane.head_grew(bytes.len()),
@@ -204,7 +246,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             buf.put_slice(&self.first[..bytes]);
             self.first.advance(bytes);
         }
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+        match self.poll_read_more(cx, buf) {
             // What follows may not be there yet, or never come: that shows the next time.
             Poll::Pending | Poll::Ready(Err(_)) if buf.filled().len() > before => {}
             outcome => ready!(outcome)?,

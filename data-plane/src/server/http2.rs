@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::time::Duration;
 
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -25,6 +26,8 @@ const STREAMS_MAX: u32 = 100;
 /// What a client may send of one body before it is read; the least that HTTP/2 knows
 /// without asking.
 const STREAM_WINDOW_BYTES: u32 = 65_535;
+/// The same for one that joins a crowd.
+const CROWD_STREAM_WINDOW_BYTES: u32 = 16 << 10;
 /// The same for all bodies of a connection. It cannot be less than this before the client
 /// has heard of it.
 const CONNECTION_WINDOW_BYTES: u32 = 65_535;
@@ -50,7 +53,10 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     });
     builder
         .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_stream_window_size(match worker.is_crowded() {
+            true => CROWD_STREAM_WINDOW_BYTES,
+            false => STREAM_WINDOW_BYTES,
+        })
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .max_header_list_size(u32::try_from(bounds.head_bytes_max).unwrap_or(u32::MAX))
@@ -65,6 +71,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         }
     });
     let mut http = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let linger = Duration::from_millis(bounds.drain_idle_ms);
     let mut is_leaving = false;
     let ended = connection
         .run(&worker, |cx| {
@@ -74,7 +81,11 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
                 is_leaving = true;
                 http.as_mut().graceful_shutdown();
             }
-            http.as_mut().poll(cx)
+            let outcome = http.as_mut().poll(cx);
+            if is_leaving {
+                connection.hasten(linger);
+            }
+            outcome
         })
         .await;
     if let Some(Err(err)) = ended {

@@ -165,6 +165,14 @@ impl Lane {
         self.wait_until.set(Some(until));
     }
 
+    /// If no request is being served, one must begin soon.
+    pub fn hasten(&self, within: Duration) {
+        let soon = self.now() + within;
+        if self.phase.get() == Phase::Idle && self.wait_until.get().is_none_or(|at| soon < at) {
+            self.wait_until.set(Some(soon));
+        }
+    }
+
     /// Whether a deadline has passed.
     pub fn is_late(&self) -> bool {
         self.deadline().is_some_and(|it| it <= self.now())

@@ -5,11 +5,13 @@
     reason = "helpers of tests are tests: a failure there is the message"
 )]
 
+mod accounts;
 mod architecture;
 mod bad_input;
 mod config;
 mod demo;
 mod faults;
+mod forwarding;
 mod invitations;
 mod keys;
 mod log;
@@ -20,7 +22,9 @@ mod proxy;
 mod region;
 mod scene;
 mod secret;
+mod self_service;
 mod servers;
+mod service_accounts;
 mod story;
 mod teams;
 mod workspaces;
