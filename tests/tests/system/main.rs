@@ -25,6 +25,7 @@ mod secret;
 mod self_service;
 mod servers;
 mod service_accounts;
+mod smuggling;
 mod story;
 mod teams;
 mod workspaces;
