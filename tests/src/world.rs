@@ -50,6 +50,7 @@ pub struct Builder {
     smtp: bool,
     control: String,
     control_config: String,
+    proxy_settings: Vec<(&'static str, String)>,
 }
 
 /// A running system: one control plane, regions with proxies, and an upstream that is
@@ -140,6 +141,12 @@ impl Builder {
         self
     }
 
+    /// Sets a key of `[data]` for all proxies.
+    pub fn data(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.proxy_settings.push((key, value.to_string()));
+        self
+    }
+
     /// Lets the control plane accept private targets and the proxies refuse them.
     pub fn proxies_without_private_upstreams(mut self) -> Self {
         self.proxy_private_upstreams = false;
@@ -217,10 +224,7 @@ impl Builder {
             &dir,
             "control",
             &format!(
-                "[control]
-{}database_url = \"{}\"
-
-{tables}{}{}",
+                "[control]\n{}database_url = \"{}\"\n\n{tables}{}{}",
                 self.control,
                 match &database_link {
                     Some(link) => database.behind(link.port()).url(),
@@ -282,7 +286,11 @@ impl Builder {
                         self.common(self.proxy_private_upstreams),
                     ),
                 );
-                let program = plane_program("data-plane", &config, &data_dir);
+                let mut program = plane_program("data-plane", &config, &data_dir);
+                for (key, value) in &self.proxy_settings {
+                    let variable = format!("THROTTLEPROXY__DATA__{}", key.to_uppercase());
+                    program = program.env(&variable, value);
+                }
                 let plane = Plane::start(&id, program, &dir, &["proxy", "admin"]).await;
                 proxies.push(Arc::new(plane));
                 if let (Some(redis), Some(nats)) = (to_redis, to_nats) {
@@ -356,6 +364,7 @@ impl World {
             smtp: false,
             control: "listen = \"127.0.0.1:0\"\n".to_owned(),
             control_config: String::new(),
+            proxy_settings: Vec::new(),
         }
     }
 

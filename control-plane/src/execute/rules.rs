@@ -1,6 +1,7 @@
 //! Rules that no aggregate can judge alone, as SELECTs under the lock of the head: what
 //! they see cannot change before the commit.
 
+mod catalog;
 mod owner;
 
 use events::command::KeyCommand;
@@ -57,7 +58,10 @@ pub(super) async fn check(connection: &mut AnyConnection, decided: &Decided<'_>)
                 let id = id.to_string();
                 owner::check_account(connection, workspace_id, &id, before, event).await?
             }
-            (Stream::Workspace(_), _) => check_workspace(connection, event).await?,
+            (Stream::Workspace(_), _) => match check_joining(connection, event).await? {
+                Ok(()) => catalog::check_unused(connection, workspace_id, event).await?,
+                refused => refused,
+            },
             _ => Ok(()),
         };
         if verdict.is_err() {
@@ -71,7 +75,7 @@ pub(super) async fn check(connection: &mut AnyConnection, decided: &Decided<'_>)
 
 /// Nobody joins who is being erased: a member without an account could not be told from
 /// one, nor ever leave.
-async fn check_workspace(connection: &mut AnyConnection, event: &Event) -> Verdict {
+async fn check_joining(connection: &mut AnyConnection, event: &Event) -> Verdict {
     let Event::InvitationAccepted { account_id, .. } = event else {
         return Ok(Ok(()));
     };
@@ -99,6 +103,13 @@ async fn check_key(
             check_created(connection, workspace_id, id, created, created_now).await
         }
         (Event::KeyUpdated { changes }, Some(key)) => {
+            if let Some(access) = &changes.access
+                && let Err(refusal) =
+                    catalog::check_access(connection, workspace_id, Some(&access.from), &access.to)
+                        .await?
+            {
+                return Ok(Err(refusal));
+            }
             if let Some(name) = &changes.name
                 && key_name_is_taken(connection, workspace_id, id, &name.to).await?
             {
@@ -146,6 +157,11 @@ async fn check_created(
 ) -> Verdict {
     if key_name_is_taken(connection, workspace_id, id, &created.name).await? {
         return Ok(Err(Refusal::NameTaken("name")));
+    }
+    if let Err(refusal) =
+        catalog::check_access(connection, workspace_id, None, &created.access).await?
+    {
+        return Ok(Err(refusal));
     }
     if let Some(owner) = created.owner
         && let Err(refusal) = owner::check(connection, workspace_id, created.team_id, owner).await?
@@ -229,16 +245,19 @@ async fn check_target(
     before: Option<&Aggregate>,
     event: &Event,
 ) -> Verdict {
-    let taken = match (event, before) {
-        (Event::TargetCreated(fields), _) => target(connection, workspace_id, id, fields).await?,
+    let (before, after) = match (event, before) {
+        (Event::TargetCreated(fields), _) => (None, (**fields).clone()),
         (Event::TargetUpdated { changes }, Some(Aggregate::Target(before))) => {
             let mut fields = before.fields.clone();
             changes.apply(&mut fields);
-            target(connection, workspace_id, id, &fields).await?
+            (Some(&before.fields), fields)
         }
-        _ => None,
+        _ => return Ok(Ok(())),
     };
-    Ok(taken.map_or(Ok(()), |what| Err(Refusal::NameTaken(what))))
+    match target(connection, workspace_id, id, &after).await? {
+        Some(what) => Ok(Err(Refusal::NameTaken(what))),
+        None => catalog::check_target(connection, workspace_id, before, &after).await,
+    }
 }
 
 async fn target(
@@ -278,10 +297,22 @@ async fn check_team(
     };
     match event {
         Event::TeamCreated(fields) => {
+            if let Err(refusal) =
+                catalog::check_access(connection, workspace_id, None, &fields.access).await?
+            {
+                return Ok(Err(refusal));
+            }
             let workspace = owner::find_workspace(connection, workspace_id).await?;
             Ok(workspace.and_then(|it| above_plan(None, &fields.limits, it.settings.plan_limits)))
         }
         Event::TeamUpdated { changes } => {
+            if let Some(access) = &changes.access
+                && let Err(refusal) =
+                    catalog::check_access(connection, workspace_id, Some(&access.from), &access.to)
+                        .await?
+            {
+                return Ok(Err(refusal));
+            }
             let Some(limits) = &changes.limits else {
                 return Ok(Ok(()));
             };
