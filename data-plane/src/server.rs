@@ -402,7 +402,7 @@ fn worker_thread(
         };
         let counters = Arc::clone(&shared.workers[at]);
         let worker = Rc::new(Worker {
-            upstreams: Upstreams::new(tls, &shared.config.bounds, Arc::clone(&counters)),
+            upstreams: Upstreams::new(&tls, &shared.config.bounds, Arc::clone(&counters)),
             counters,
             random: RefCell::new(rand::make_rng()),
             heads: Rc::new(Heads::new(

@@ -10,6 +10,7 @@ pub mod http;
 pub mod plane;
 pub mod process;
 pub mod proxy;
+pub mod secure;
 pub mod server;
 pub mod traffic;
 pub mod upstream;
