@@ -26,6 +26,7 @@ pub mod limit;
 pub mod me;
 pub mod record;
 pub mod relay;
+pub mod verify;
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -54,6 +55,8 @@ struct Trail {
     profile: ErrorProfile,
     /// How the caller's limits stand.
     standings: Standings,
+    /// Another proxy asks that understands one kind of refusal only.
+    denies_as_403: bool,
 }
 
 /// Serves one request. It cannot fail: whatever goes wrong is an answer.
@@ -64,7 +67,10 @@ pub async fn handle(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let arrival = identify::identify(&worker, &connection, request.headers());
     let record = Record::open(Rc::clone(&worker), Rc::clone(&connection), &arrival);
-    let mut trail = Trail::default();
+    let mut trail = Trail {
+        denies_as_403: verify::denies_as_403(request.uri()),
+        ..Trail::default()
+    };
     let outcome = walk(&worker, &connection, &arrival, request, &mut trail).await;
     let mut response = match outcome {
         Ok(response) => {
@@ -75,8 +81,12 @@ pub async fn handle(
         }
         Err(rejection) => {
             record.ends(Outcome::Refused(rejection.code));
-            rejection::answer(&rejection, trail.profile, arrival.request_id.as_str())
-                .map(|text| Content::Own(Some(text)))
+            let mut response =
+                rejection::answer(&rejection, trail.profile, arrival.request_id.as_str());
+            if trail.denies_as_403 {
+                verify::deny_as_403(&mut response);
+            }
+            response.map(|text| Content::Own(Some(text)))
         }
     };
     let headers = response.headers_mut();
@@ -98,6 +108,9 @@ async fn walk(
     let (head, incoming) = request.into_parts();
 
     identify::check_form(&head)?;
+    if verify::is_asked(head.uri.path()) {
+        return verify::answer(shared, arrival, head, trail).await;
+    }
     let known = authenticate::authenticate(shared, arrival, &head).await?;
     trail.profile = known.profile();
     let admitted = admit::admit(known, arrival.now)?;
