@@ -87,6 +87,7 @@ pub fn data_plane(
     data_plane::Config {
         listen: config.data.listen,
         admin_listen: config.data.admin_listen,
+        authz_listen: config.data.authz_listen,
         region: config.data.region.clone(),
         proxy_id: identity.proxy_id.clone(),
         workers: config.data.workers,
