@@ -42,6 +42,7 @@ pub struct Builder {
     own_servers: bool,
     log_level: &'static str,
     proxy_private_upstreams: bool,
+    authz: bool,
 }
 
 /// A running system: one control plane, regions with proxies, and an upstream that is
@@ -105,6 +106,12 @@ impl Builder {
     /// Lets the control plane accept private targets and the proxies refuse them.
     pub fn proxies_without_private_upstreams(mut self) -> Self {
         self.proxy_private_upstreams = false;
+        self
+    }
+
+    /// Lets the proxies answer Envoy, at their listener `authz`.
+    pub fn authz(mut self) -> Self {
+        self.authz = true;
         self
     }
 
@@ -185,13 +192,21 @@ impl Builder {
                     &format!(
                         "[data]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
                          region = \"{region_name}\"\nproxy_id = \"{id}\"\n\
-                         drain_delay_ms = 0\nworkers = 2\n\n{}{}",
+                         drain_delay_ms = 0\nworkers = 2\n{}\n{}{}",
+                        match self.authz {
+                            true => "authz_listen = \"127.0.0.1:0\"\n",
+                            false => "",
+                        },
                         region_table(&region_name, &redis, &nats),
                         self.common(self.proxy_private_upstreams),
                     ),
                 );
                 let program = plane_program("data-plane", &config, &data_dir);
-                let plane = Plane::start(&id, program, &dir, &["proxy", "admin"]).await;
+                let listeners: &[&str] = match self.authz {
+                    true => &["proxy", "admin", "authz"],
+                    false => &["proxy", "admin"],
+                };
+                let plane = Plane::start(&id, program, &dir, listeners).await;
                 proxies.push(Arc::new(plane));
             }
             regions.push(Region {
@@ -245,6 +260,7 @@ impl World {
             own_servers: false,
             log_level: "info",
             proxy_private_upstreams: true,
+            authz: false,
         }
     }
 

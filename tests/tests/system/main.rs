@@ -9,6 +9,7 @@ mod architecture;
 mod bad_input;
 mod config;
 mod demo;
+mod forward_auth;
 mod keys;
 mod log;
 mod proof;
