@@ -70,9 +70,7 @@ impl Front {
             }
             Kind::Caddy => {
                 let site = file("site.caddy", &config);
-                let main = format!(
-                    "{{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}}\nimport {site}\n"
-                );
+                let main = format!("{{\n\tadmin off\n\tauto_https off\n}}\nimport {site}\n");
                 Program::new(find_program("caddy"))
                     .args(["run", "--adapter", "caddyfile", "--config"])
                     .args([file("Caddyfile", &main)])
