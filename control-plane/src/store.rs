@@ -205,7 +205,30 @@ impl Store {
     /// [`Error`].
     pub async fn migrate(&self) -> Result<(), Error> {
         let migrator = Migrator::with_migrations(migrations(self.backend));
-        migrator.run(&self.pool).await.map_err(Error::Migrate)?;
+        match self.backend {
+            // The migrator takes Postgres' advisory lock by itself.
+            Backend::Postgres => migrator.run(&self.pool).await.map_err(Error::Migrate)?,
+            // It knows no lock of SQLite's: two processes that start together would both make
+            // the first table. Inside one transaction, each of its steps is a savepoint.
+            Backend::Sqlite => {
+                let _turn = self.turn().await;
+                let mut connection = self.connect().await?;
+                let mut transaction = connection
+                    .begin_with("BEGIN IMMEDIATE")
+                    .await
+                    .map_err(failed("begin to bring the schema up to date"))?;
+                let sqlite: &mut AnyConnection = &mut transaction;
+                // `run` asks for a bound that a future to be spawned cannot have.
+                migrator
+                    .run_direct(None, sqlite, false)
+                    .await
+                    .map_err(Error::Migrate)?;
+                transaction
+                    .commit()
+                    .await
+                    .map_err(failed("commit the schema"))?;
+            }
+        }
         log::create_head(self).await?;
         crate::replay::renew_views(self).await
     }

@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod http;
+pub mod link;
 pub mod plane;
 pub mod process;
 pub mod proxy;
@@ -13,10 +14,12 @@ pub mod server;
 pub mod traffic;
 pub mod upstream;
 pub mod wait;
+pub mod watch;
 pub mod world;
 
 pub use control::{Control, Key};
 pub use http::{Ask, Reply};
+pub use link::Link;
 pub use plane::Plane;
 pub use traffic::Traffic;
 pub use upstream::Upstream;

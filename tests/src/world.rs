@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::control::Control;
+use crate::link::Link;
 use crate::plane::{Plane, command};
 use crate::process::Program;
 use crate::proxy::{Verdict, check_verdict};
@@ -40,6 +41,8 @@ pub struct Builder {
     regions: usize,
     proxies: usize,
     own_servers: bool,
+    own_database: bool,
+    links: bool,
     log_level: &'static str,
     proxy_private_upstreams: bool,
     authz: bool,
@@ -53,6 +56,10 @@ pub struct World {
     pub dir: PathBuf,
     /// The log's database.
     pub database: Database,
+    /// Its server, where the world has one of its own.
+    pub own_postgres: Option<Postgres>,
+    /// From the control plane to the database, where the world has links.
+    pub database_link: Option<Link>,
     /// The control plane.
     pub control_plane: Arc<Plane>,
     /// The owner, with a control token.
@@ -76,6 +83,17 @@ pub struct Region {
     pub nats: Arc<Nats>,
     /// Its proxies.
     pub proxies: Vec<Arc<Plane>>,
+    /// The links of each proxy, where the world has any.
+    pub links: Vec<ProxyLinks>,
+}
+
+/// From one proxy to what it follows.
+#[derive(Debug)]
+pub struct ProxyLinks {
+    /// To its Redis.
+    pub redis: Link,
+    /// To its NATS.
+    pub nats: Link,
 }
 
 impl Builder {
@@ -94,6 +112,19 @@ impl Builder {
     /// Gives each region a Redis and a NATS of its own: for tests that break them.
     pub fn own_servers(mut self) -> Self {
         self.own_servers = true;
+        self
+    }
+
+    /// Gives the world a Postgres of its own: for tests that break it.
+    pub fn own_database(mut self) -> Self {
+        self.own_database = true;
+        self
+    }
+
+    /// Puts a link between the control plane and its database, and between each proxy and
+    /// its Redis and NATS.
+    pub fn links(mut self) -> Self {
+        self.links = true;
         self
     }
 
@@ -122,10 +153,15 @@ impl Builder {
         let name = format!("{}-{number}", self.name);
         let dir = shared.dir.join(&name);
         std::fs::create_dir(&dir).expect("worlds have names of their own");
-        let database = shared
-            .postgres
+        let own_postgres = match self.own_database {
+            true => Some(Postgres::start(&dir, &name).await),
+            false => None,
+        };
+        let postgres = own_postgres.as_ref().unwrap_or(&shared.postgres);
+        let database = postgres
             .create(&format!("w_{}", name.replace('-', "_")))
             .await;
+        let database_link = self.link_to(database.port()).await;
 
         let mut servers = Vec::new();
         for region in 0..self.regions {
@@ -142,14 +178,17 @@ impl Builder {
 
         let mut tables = String::new();
         for (redis, nats, region_name) in &servers {
-            tables += &region_table(region_name, redis, nats);
+            tables += &region_table(region_name, redis.port(), nats.port());
         }
         let control_config = write_config(
             &dir,
             "control",
             &format!(
                 "[control]\nlisten = \"127.0.0.1:0\"\ndatabase_url = \"{}\"\n\n{tables}{}",
-                database.url(),
+                match &database_link {
+                    Some(link) => database.behind(link.port()).url(),
+                    None => database.url(),
+                },
                 self.common(true),
             ),
         );
@@ -183,9 +222,13 @@ impl Builder {
         let mut regions = Vec::new();
         for (index, (redis, nats, region_name)) in servers.into_iter().enumerate() {
             let mut proxies = Vec::new();
+            let mut links = Vec::new();
             for proxy in 0..self.proxies {
                 let id = format!("proxy-{}{}", char::from(b'a' + index as u8), proxy + 1);
                 let data_dir = dir.join(format!("{id}-data"));
+                let to_redis = self.link_to(redis.port()).await;
+                let to_nats = self.link_to(nats.port()).await;
+                let port = |link: &Option<Link>, port| link.as_ref().map_or(port, Link::port);
                 let config = write_config(
                     &dir,
                     &id,
@@ -197,7 +240,11 @@ impl Builder {
                             true => "authz_listen = \"127.0.0.1:0\"\n",
                             false => "",
                         },
-                        region_table(&region_name, &redis, &nats),
+                        region_table(
+                            &region_name,
+                            port(&to_redis, redis.port()),
+                            port(&to_nats, nats.port()),
+                        ),
                         self.common(self.proxy_private_upstreams),
                     ),
                 );
@@ -208,17 +255,23 @@ impl Builder {
                 };
                 let plane = Plane::start(&id, program, &dir, listeners).await;
                 proxies.push(Arc::new(plane));
+                if let (Some(redis), Some(nats)) = (to_redis, to_nats) {
+                    links.push(ProxyLinks { redis, nats });
+                }
             }
             regions.push(Region {
                 name: region_name,
                 redis,
                 nats,
                 proxies,
+                links,
             });
         }
         let world = World {
             dir,
             database,
+            own_postgres,
+            database_link,
             control_plane,
             owner,
             bootstrap,
@@ -233,6 +286,13 @@ impl Builder {
             .target("echo", world.upstream.port(), json!({}))
             .await;
         world
+    }
+
+    async fn link_to(&self, port: u16) -> Option<Link> {
+        match self.links {
+            true => Some(Link::to(port).await),
+            false => None,
+        }
     }
 
     fn common(&self, private_upstreams: bool) -> String {
@@ -258,10 +318,24 @@ impl World {
             regions: 1,
             proxies: 1,
             own_servers: false,
+            own_database: false,
+            links: false,
             log_level: "info",
             proxy_private_upstreams: true,
             authz: false,
         }
+    }
+
+    /// Starts one more control plane with the same configuration.
+    pub async fn another_control_plane(&self, name: &str) -> Arc<Plane> {
+        let program = plane_program(
+            "control-plane",
+            &self.dir.join("control.toml"),
+            &self.dir.join("control-data"),
+        );
+        let plane = Arc::new(Plane::start(name, program, &self.dir, &["control"]).await);
+        plane.ready().await;
+        plane
     }
 
     /// All proxies of all regions.
@@ -399,11 +473,10 @@ fn plane_program(subcommand: &str, config: &Path, data_dir: &Path) -> Program {
         .args(["--data-dir", &data_dir.display().to_string()])
 }
 
-fn region_table(name: &str, redis: &Redis, nats: &Nats) -> String {
+fn region_table(name: &str, redis_port: u16, nats_port: u16) -> String {
     format!(
-        "[[regions]]\nname = \"{name}\"\nredis_url = \"{}\"\nnats_url = \"{}\"\n\n",
-        redis.url(),
-        nats.url()
+        "[[regions]]\nname = \"{name}\"\nredis_url = \"redis://127.0.0.1:{redis_port}\"\n\
+         nats_url = \"nats://127.0.0.1:{nats_port}\"\n\n"
     )
 }
 

@@ -414,3 +414,22 @@ async fn check_rebuild(log: Log) {
         .await
         .unwrap();
 }
+
+/// `up` and `bootstrap` may begin on the same new file at the same moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_start_together_make_one_schema() {
+    const ROUNDS: usize = 20;
+    const AT_ONCE: usize = 4;
+    for _ in 0..ROUNDS {
+        let dir = TempDir::new().unwrap();
+        let url = format!("sqlite://{}", dir.path().join("log.db").display());
+        let mut starting = JoinSet::new();
+        for _ in 0..AT_ONCE {
+            let store = Store::open(&url).unwrap();
+            starting.spawn(async move { store.migrate().await });
+        }
+        for started in starting.join_all().await {
+            started.unwrap();
+        }
+    }
+}
