@@ -38,9 +38,16 @@ pub struct Front {
 impl Front {
     /// Starts one in a directory of its own under `parent`.
     pub async fn start(kind: Kind, parent: &Path, around: Around) -> Self {
-        let dir = fresh_dir(parent, &format!("front-{kind:?}").to_lowercase());
+        Self::start_without(kind, parent, around, "").await
+    }
+
+    /// Starts one whose configuration lacks a line that is documented.
+    pub async fn start_without(kind: Kind, parent: &Path, around: Around, line: &str) -> Self {
         let port = free_port();
+        let dir = fresh_dir(parent, &format!("front-{kind:?}-{port}").to_lowercase());
         let config = documented(kind, port, around);
+        assert!(config.contains(line), "{kind:?} is not told {line:?}");
+        let config = config.replace(line, "");
         let file = |name: &str, text: &str| {
             let path = dir.join(name);
             std::fs::write(&path, text).expect("a file can be written");

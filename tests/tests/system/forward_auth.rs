@@ -25,12 +25,7 @@ struct Site {
 impl Site {
     async fn start(name: &'static str, kind: Kind) -> Self {
         let world = world(name).await;
-        let around = Around {
-            proxy: world.proxy().address("proxy"),
-            authz: world.proxy().address("authz"),
-            service: world.upstream.port(),
-        };
-        let front = Front::start(kind, &world.dir, around).await;
+        let front = Front::start(kind, &world.dir, around(&world)).await;
         Self { world, front, kind }
     }
 
@@ -67,6 +62,14 @@ async fn world(name: &'static str) -> World {
     let api = json!({ "host": "api.example.com", "scheme": "https", "base_path": "/v1" });
     world.owner.target("api", 443, api).await;
     world
+}
+
+fn around(world: &World) -> Around {
+    Around {
+        proxy: world.proxy().address("proxy"),
+        authz: world.proxy().address("authz"),
+        service: world.upstream.port(),
+    }
 }
 
 fn limited(name: &str, rpm: u64) -> Value {
@@ -277,6 +280,32 @@ async fn envoy_lets_through_what_we_would() {
         "{seen:?}"
     );
     check(&site).await;
+}
+
+#[tokio::test]
+async fn two_keys_are_noticed_also_where_envoy_joins_them() {
+    let world = world("fajoined").await;
+    let line = "encode_raw_headers: true\n";
+    let front = Front::start_without(Kind::Envoy, &world.dir, around(&world), line).await;
+    let one = world.owner.key("one").await.secret;
+    let two = world.owner.key("two").await.secret;
+    world.all_admit(&one).await;
+    world.all_admit(&two).await;
+    let bearer = |key: &str| format!("Bearer {key}");
+    for (name, first, second, status) in [
+        ("x-api-key", one.clone(), two.clone(), 400),
+        ("x-api-key", one.clone(), one.clone(), 200),
+        ("authorization", bearer(&one), bearer(&two), 400),
+        ("authorization", bearer(&one), "Basic dTpw".to_owned(), 400),
+        ("authorization", bearer(&one), bearer(&one), 200),
+    ] {
+        let ask = Ask::get("/v1/x").header(name, &first).header(name, &second);
+        let reply = ask.send(front.address()).await.unwrap().expect(status);
+        if status == 400 {
+            let code = reply.must("x-throttleproxy-error");
+            assert_eq!(code, "ambiguous_credentials", "{name}");
+        }
+    }
 }
 
 /// A key in the query would reach the service: these proxies do not take it out.
