@@ -9,7 +9,7 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 use tests::http::raw;
 use tests::proxy::send;
-use tests::server::front::{Around, Front, Kind, deployed};
+use tests::server::gate::{Around, Gate, Kind, deployed};
 use tests::upstream::Seen;
 use tests::wait::eventually;
 use tests::{Ask, Key, Reply, World};
@@ -18,19 +18,19 @@ use tests::{Ask, Key, Reply, World};
 /// below `/v1` is what keys may call.
 struct Site {
     world: World,
-    front: Front,
+    gate: Gate,
     kind: Kind,
 }
 
 impl Site {
     async fn start(name: &'static str, kind: Kind) -> Self {
         let world = world(name).await;
-        let front = Front::start(kind, &world.dir, around(&world)).await;
-        Self { world, front, kind }
+        let gate = Gate::start(kind, &world.dir, around(&world)).await;
+        Self { world, gate, kind }
     }
 
     async fn ask(&self, ask: Ask) -> Reply {
-        ask.send(self.front.address())
+        ask.send(self.gate.address())
             .await
             .unwrap_or_else(|err| panic!("{:?} answers: {err:#}", self.kind))
     }
@@ -161,7 +161,7 @@ async fn check(site: &Site) {
             "GET {path} HTTP/1.1\r\nhost: front\r\nx-api-key: {}\r\nconnection: close\r\n\r\n",
             key.secret
         );
-        let reply = raw(site.front.address(), request.as_bytes()).await.unwrap();
+        let reply = raw(site.gate.address(), request.as_bytes()).await.unwrap();
         assert_eq!(reply.status(), Some(400), "{path}: {}", reply.text);
     }
     assert!(
@@ -290,7 +290,7 @@ async fn envoy_lets_through_what_we_would() {
 async fn two_keys_are_noticed_also_where_envoy_joins_them() {
     let world = world("fajoined").await;
     let line = "encode_raw_headers: true\n";
-    let front = Front::start_without(Kind::Envoy, &world.dir, around(&world), line).await;
+    let gate = Gate::start_without(Kind::Envoy, &world.dir, around(&world), line).await;
     let one = world.owner.key("one").await.secret;
     let two = world.owner.key("two").await.secret;
     world.all_admit(&one).await;
@@ -304,7 +304,7 @@ async fn two_keys_are_noticed_also_where_envoy_joins_them() {
         ("authorization", bearer(&one), bearer(&one), 200),
     ] {
         let ask = Ask::get("/v1/x").header(name, &first).header(name, &second);
-        let reply = ask.send(front.address()).await.unwrap().expect(status);
+        let reply = ask.send(gate.address()).await.unwrap().expect(status);
         if status == 400 {
             let code = reply.must("x-throttleproxy-error");
             assert_eq!(code, "ambiguous_credentials", "{name}");

@@ -31,11 +31,11 @@ pub struct Around {
 
 /// A proxy in front of a service.
 #[derive(Debug)]
-pub struct Front {
+pub struct Gate {
     server: Server,
 }
 
-impl Front {
+impl Gate {
     /// Starts one in a directory of its own under `parent`.
     pub async fn start(kind: Kind, parent: &Path, around: Around) -> Self {
         Self::start_without(kind, parent, around, "").await
@@ -44,7 +44,7 @@ impl Front {
     /// Starts one whose configuration lacks a line that is documented.
     pub async fn start_without(kind: Kind, parent: &Path, around: Around, line: &str) -> Self {
         let port = free_port();
-        let dir = fresh_dir(parent, &format!("front-{kind:?}-{port}").to_lowercase());
+        let dir = fresh_dir(parent, &format!("gate-{kind:?}-{port}").to_lowercase());
         let config = documented(kind, port, around);
         assert!(config.contains(line), "{kind:?} is not told {line:?}");
         let config = config.replace(line, "");
@@ -95,11 +95,11 @@ impl Front {
                 &file("envoy.yaml", &config),
             ]),
         };
-        let front = Self {
-            server: Server::new(program, port, dir.join("front.log")),
+        let gate = Self {
+            server: Server::new(program, port, dir.join("gate.log")),
         };
-        front.server.start().await;
-        front
+        gate.server.start().await;
+        gate
     }
 
     /// Where clients connect.
