@@ -18,8 +18,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use schemas::entry::{
-    Bodies, Change, Policy, PolicyEntry, Revision, Scheme, SecretEntry, SecretStatus, TargetPolicy,
-    Timeouts, WorkspacePolicy,
+    Access, Bodies, Change, Policy, PolicyEntry, Revision, Scheme, SecretEntry, SecretStatus,
+    TargetPolicy, Timeouts, WorkspacePolicy,
 };
 use schemas::fleet::{Renewal, RenewalAnswer};
 use schemas::name::bucket_of;
@@ -68,6 +68,7 @@ pub(crate) fn secret(n: u64, status: SecretStatus) -> SecretEntry {
         owner: None,
         name: format!("key {n}"),
         limits: Limits::default(),
+        access: Access::default(),
     }
 }
 

@@ -3,12 +3,16 @@
 pub mod aggregate;
 pub mod codec;
 pub mod command;
+pub mod denied;
 pub mod event;
 pub mod instance;
 pub mod key;
 pub mod project;
 pub mod refusal;
+pub mod self_service;
+pub mod service_account;
 pub mod target;
+pub mod team;
 pub mod text;
 pub mod workspace;
 

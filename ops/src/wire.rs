@@ -73,7 +73,24 @@ pub fn execute(store: &Store) -> Execute {
 pub fn control_plane(config: &Config) -> control_plane::Config {
     control_plane::Config {
         listen: config.control.listen,
+        public_url: config.control.public_url.clone(),
+        sign_up: config.accounts.sign_up,
+        mail: control_plane::plane::Mail {
+            smtp_url: config.mail.smtp_url.clone(),
+            from: config.mail.from.clone(),
+            directory: config.mail.directory.clone(),
+        },
+        oidc: config.oidc.iter().map(provider).collect(),
         allow_private_upstreams: config.security.allow_private_upstreams,
+    }
+}
+
+fn provider(oidc: &config::Oidc) -> control_plane::oidc::Settings {
+    control_plane::oidc::Settings {
+        name: oidc.name.clone(),
+        issuer: oidc.issuer.clone(),
+        client_id: oidc.client_id.clone(),
+        client_secret: oidc.client_secret.clone(),
     }
 }
 

@@ -11,9 +11,13 @@ use serde_json::Value;
 
 use crate::entry::{Bodies, ErrorProfile, Owner, Scheme, Timeouts};
 use crate::{
-    Environment, KeyId, Limits, PlanLimits, Position, SecretId, TargetId, TeamId, Timestamp,
-    WorkspaceId,
+    AccountId, Environment, KeyId, Limits, MemberStatus, PlanLimits, Position, Role, SecretId,
+    TargetId, TeamId, Timestamp, WorkspaceId,
 };
+
+mod team;
+
+pub use team::{SelfService, SelfServiceRule, ServiceAccount, Team, TeamMember};
 
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +54,17 @@ pub enum Source {
     SelfService,
     /// By `up --demo`.
     Demo,
+}
+
+/// Who may make an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SignUp {
+    /// Anybody.
+    #[default]
+    Open,
+    /// Whose address was invited.
+    Invite,
 }
 
 /// Who did something.
@@ -123,6 +138,10 @@ pub struct Key {
     pub last_used_at: Option<Timestamp>,
     /// Where it was made.
     pub source: Source,
+    /// Rules of its team's self-service that would not let it be made today; absent where
+    /// there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub out_of_policy: Vec<SelfServiceRule>,
     /// Rises with every change; the `ETag`.
     pub version: u64,
     /// The key string itself, in the answer to the call that made it and nowhere else.
@@ -244,6 +263,8 @@ pub struct Workspace {
     pub rotation_overlap_max_seconds: u64,
     /// Whether the proxy reads `?x_api_key=`.
     pub allow_query_key: bool,
+    /// Whether members need a second factor.
+    pub require_totp: bool,
     /// When it was made.
     pub created_at: Timestamp,
     /// Rises with every change; the `ETag`.
@@ -251,6 +272,19 @@ pub struct Workspace {
     /// How far the change has travelled, where the call asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub propagation: Option<Propagation>,
+}
+
+/// A member of a workspace, as the log knows one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Member {
+    /// The account.
+    pub account_id: AccountId,
+    /// What they are.
+    pub role: Role,
+    /// Whether they are let in.
+    pub status: MemberStatus,
+    /// A pool shared by the member's keys; not available yet.
+    pub limits: Option<Value>,
 }
 
 /// How far a change has travelled.

@@ -19,11 +19,16 @@ use crate::{
     TargetId, TeamId, WorkspaceId,
 };
 
-/// The newest `min_reader` that this build understands.
-pub const READER: u32 = 1;
+mod access;
 
-/// The most bytes that one encoded entry may have.
-pub const ENTRY_BYTES_MAX: usize = 4096;
+pub use access::{Access, AccessMode, GROUPS_MAX, TARGETS_MAX};
+
+/// The newest `min_reader` that this build understands: 2 since there is [`Access`].
+pub const READER: u32 = 2;
+
+/// The most bytes that one encoded entry may have: room for the longest name beside an
+/// [`Access`] with all the targets and groups that it may name.
+pub const ENTRY_BYTES_MAX: usize = 8192;
 
 /// When an entry was last changed. A newer lineage beats any position of an older one.
 #[derive(
@@ -64,6 +69,9 @@ pub struct SecretEntry {
     pub name: String,
     /// The key's own limits.
     pub limits: Limits,
+    /// Where the key may go, within what its team and workspace allow.
+    #[serde(default, skip_serializing_if = "Access::is_inherit")]
+    pub access: Access,
 }
 
 /// Whether a secret may be used.
@@ -237,6 +245,9 @@ pub struct TeamPolicy {
     pub blocked: bool,
     /// A pool shared by the keys of the team.
     pub limits: Limits,
+    /// Where the keys of the team may go, within what the workspace allows.
+    #[serde(default, skip_serializing_if = "Access::is_inherit")]
+    pub access: Access,
 }
 
 /// An owner of keys, as a proxy needs it.
@@ -464,6 +475,41 @@ pub fn check_reader(min_reader: u32) -> Result<(), BadEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Entries from before there was access read as entries that inherit, and are written
+    /// as they were.
+    #[test]
+    fn an_entry_without_access_inherits() {
+        let text = include_str!("../golden/secret_entry.1.json");
+        let entry = decode_secret(text.as_bytes()).unwrap();
+        assert_eq!(entry.access, Access::default());
+        assert!(!encode(&entry).unwrap().contains("access"));
+    }
+
+    /// A reader of version 1 does not know `access`; it may only admit by entries whose
+    /// access refuses nothing.
+    #[test]
+    fn access_that_refuses_needs_a_reader_that_knows_it() {
+        let check = |mode, shadow, expected| {
+            let access = Access {
+                mode,
+                shadow,
+                ..Access::default()
+            };
+            assert_eq!(access.min_reader(), expected);
+        };
+        check(AccessMode::Inherit, false, 1);
+        check(AccessMode::Restrict, true, 1);
+        check(AccessMode::Restrict, false, 2);
+    }
+
+    #[test]
+    fn a_mode_that_is_not_known_is_no_entry() {
+        let text = include_str!("../golden/secret_entry.2.json");
+        assert!(decode_secret(text.as_bytes()).is_ok());
+        let text = text.replace("\"restrict\"", "\"exclude\"");
+        assert!(decode_secret(text.as_bytes()).is_err());
+    }
 
     #[test]
     fn policy_ids_as_text_and_back() {

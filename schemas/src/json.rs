@@ -33,6 +33,11 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("key", schema_for!(crate::api::Key).to_value()),
         ("target", schema_for!(crate::api::Target).to_value()),
         ("workspace", schema_for!(crate::api::Workspace).to_value()),
+        ("team", schema_for!(crate::api::Team).to_value()),
+        (
+            "service_account",
+            schema_for!(crate::api::ServiceAccount).to_value(),
+        ),
     ]
 }
 

@@ -7,6 +7,7 @@
 pub mod control;
 pub mod http;
 pub mod link;
+pub mod person;
 pub mod plane;
 pub mod process;
 pub mod proxy;
@@ -20,6 +21,7 @@ pub mod world;
 pub use control::{Control, Key};
 pub use http::{Ask, Reply};
 pub use link::Link;
+pub use person::{People, Person};
 pub use plane::Plane;
 pub use traffic::Traffic;
 pub use upstream::Upstream;

@@ -2,8 +2,10 @@
 
 pub mod gate;
 pub mod nats;
+pub mod oidc;
 pub mod postgres;
 pub mod redis;
+pub mod smtp;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -11,12 +11,14 @@ use tokio::sync::OnceCell;
 
 use crate::control::Control;
 use crate::link::Link;
+use crate::person::People;
 use crate::plane::{Plane, command};
 use crate::process::Program;
 use crate::proxy::{Verdict, check_verdict};
 use crate::server::nats::Nats;
 use crate::server::postgres::{Database, Postgres};
 use crate::server::redis::Redis;
+use crate::server::smtp::Smtp;
 use crate::upstream::Upstream;
 use crate::wait::eventually;
 
@@ -46,6 +48,9 @@ pub struct Builder {
     log_level: &'static str,
     proxy_private_upstreams: bool,
     authz: bool,
+    smtp: bool,
+    control_listen: String,
+    control_config: String,
 }
 
 /// A running system: one control plane, regions with proxies, and an upstream that is
@@ -70,6 +75,8 @@ pub struct World {
     pub regions: Vec<Region>,
     /// What the target `echo` leads to.
     pub upstream: Upstream,
+    /// The mail server, where the world was given one.
+    pub smtp: Option<Smtp>,
 }
 
 /// A region of a world.
@@ -146,6 +153,24 @@ impl Builder {
         self
     }
 
+    /// Gives the world a mail server; without one, mail is written to files.
+    pub fn smtp(mut self) -> Self {
+        self.smtp = true;
+        self
+    }
+
+    /// More of the control plane's configuration: whole sections.
+    pub fn control_config(mut self, text: &str) -> Self {
+        self.control_config += text;
+        self
+    }
+
+    /// Where the control plane listens: for whom a free port is not enough.
+    pub fn control_listen(mut self, port: u16) -> Self {
+        self.control_listen = format!("127.0.0.1:{port}");
+        self
+    }
+
     /// Starts everything, and returns when the proxies are ready and know `echo`.
     pub async fn start(self) -> World {
         let shared = shared().await;
@@ -176,7 +201,14 @@ impl Builder {
             });
         }
 
+        let smtp = match self.smtp {
+            true => Some(Smtp::start(&dir, &name).await),
+            false => None,
+        };
         let mut tables = String::new();
+        if let Some(smtp) = &smtp {
+            tables += &format!("[mail]\nsmtp_url = \"{}\"\n\n", smtp.url());
+        }
         for (redis, nats, region_name) in &servers {
             tables += &region_table(region_name, redis.port(), nats.port());
         }
@@ -184,12 +216,14 @@ impl Builder {
             &dir,
             "control",
             &format!(
-                "[control]\nlisten = \"127.0.0.1:0\"\ndatabase_url = \"{}\"\n\n{tables}{}",
+                "[control]\nlisten = \"{}\"\ndatabase_url = \"{}\"\n\n{tables}{}{}",
+                self.control_listen,
                 match &database_link {
                     Some(link) => database.behind(link.port()).url(),
                     None => database.url(),
                 },
                 self.common(true),
+                self.control_config,
             ),
         );
         let control_plane = Arc::new(
@@ -277,6 +311,7 @@ impl Builder {
             bootstrap,
             regions,
             upstream: Upstream::start().await,
+            smtp,
         };
         for proxy in world.proxies() {
             proxy.ready().await;
@@ -323,6 +358,9 @@ impl World {
             log_level: "info",
             proxy_private_upstreams: true,
             authz: false,
+            smtp: false,
+            control_listen: "127.0.0.1:0".to_owned(),
+            control_config: String::new(),
         }
     }
 
@@ -336,6 +374,13 @@ impl World {
         let plane = Arc::new(Plane::start(name, program, &self.dir, &["control"]).await);
         plane.ready().await;
         plane
+    }
+
+    /// The people of its control plane, with their mail.
+    pub fn people(&self) -> People {
+        let files = || self.dir.join("control-data/mail");
+        let mails = self.smtp.as_ref().map_or_else(files, Smtp::mails);
+        People::new(self.control_plane.clone(), mails)
     }
 
     /// All proxies of all regions.

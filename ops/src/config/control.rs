@@ -33,6 +33,13 @@ impl Control {
         }
     }
 
+    /// Where people reach it, as far as the configuration tells: with port 0, only the
+    /// running process knows the port.
+    pub fn public_url(&self) -> String {
+        let url = self.public_url.clone();
+        url.unwrap_or_else(|| format!("http://{}", self.listen))
+    }
+
     pub(super) fn read(values: &Values, default: Self) -> Result<Self, Error> {
         let database_url = values.secret("control.database_url", DATABASE_URL, |url| {
             ["sqlite://", "postgres://", "postgresql://"]

@@ -32,7 +32,7 @@ impl Default for Region {
 
 /// All regions, or `default` where the file has none.
 pub(super) fn read_all(values: &Values, default: Vec<Region>) -> Result<Vec<Region>, Error> {
-    let entries = values.regions();
+    let entries = values.list_of_tables("regions");
     let mut regions = Vec::<Region>::with_capacity(entries.len());
     for entry in &entries {
         let region = read(entry)?;

@@ -1,8 +1,8 @@
 use futures_util::StreamExt as _;
-use schemas::entry::{Change, ErrorProfile};
 use schemas::entry::{
-    GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus, WorkspacePolicy,
+    Access, GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus, WorkspacePolicy,
 };
+use schemas::entry::{Change, ErrorProfile};
 use schemas::fleet::FollowerState;
 use schemas::name::{BUCKETS, bucket_of};
 use schemas::{BootId, KeyId, Limits, LineageId, PlanLimits, SecretId, WorkspaceId};
@@ -31,6 +31,7 @@ fn secret(rev: Position, status: SecretStatus) -> Change {
             owner: None,
             name: "a key".to_owned(),
             limits: Limits::default(),
+            access: Access::default(),
         },
     }
 }

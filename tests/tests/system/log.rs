@@ -85,6 +85,8 @@ impl Log {
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
+            departures: Vec::new(),
+            erases: None,
         }
     }
 
@@ -113,6 +115,8 @@ fn create(name: &str) -> KeyCommand {
         name: name.to_owned(),
         category: None,
         environment: Environment::Test,
+        team_id: None,
+        owner: None,
         expires_at: None,
         limits: Limits::default(),
         metadata: Default::default(),

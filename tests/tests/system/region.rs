@@ -13,7 +13,8 @@ use data_plane::follow::{Notice, RegionSource};
 use futures_util::StreamExt;
 use ops::embedded::Embedded;
 use schemas::entry::{
-    Change, GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus, WorkspacePolicy,
+    Access, Change, GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus,
+    WorkspacePolicy,
 };
 use schemas::fleet::{FollowerState, Renewal, RenewalAnswer};
 use schemas::name::bucket_of;
@@ -106,6 +107,7 @@ fn secret(number: u8, rev: Position, status: SecretStatus) -> Change {
             owner: None,
             name: format!("key {number}"),
             limits: Limits::default(),
+            access: Access::default(),
         },
     }
 }
