@@ -100,6 +100,7 @@ pub async fn prepare(
         owner: None,
         expires_at: None,
         limits: Limits::default(),
+        access: Default::default(),
         metadata: Default::default(),
         replaces: None,
         rotation_due_at: None,
@@ -207,9 +208,11 @@ async fn target(
                 bodies: Bodies::default(),
                 allow_set_cookie: false,
                 allow_private: false,
+                groups: Vec::new(),
+                credential: None,
                 rules: TargetRules {
-                    allow_private_upstreams: false,
                     is_demo: true,
+                    ..TargetRules::default()
                 },
             })),
         ),

@@ -5,12 +5,16 @@
 //! Reading order, the same everywhere: who calls, what is asked for (404), may they (403),
 //! then the body.
 
+mod access;
+mod access_groups;
 mod accounts;
 mod answer;
 mod asked;
 mod call;
 mod caller;
 mod conditions;
+mod credentials;
+mod effective_access;
 mod failure;
 mod fields;
 mod history;
@@ -83,7 +87,7 @@ struct Shared {
     denials: Denials,
     /// The head of the log, as far as it is known here.
     head: watch::Receiver<Position>,
-    allow_private_upstreams: bool,
+    target_rules: events::command::TargetRules,
     /// Idempotency keys whose first request has not been answered yet.
     running: Mutex<HashSet<(String, String)>>,
 }
@@ -115,7 +119,11 @@ impl App {
             accounts,
             providers,
             public_url,
-            allow_private_upstreams: config.allow_private_upstreams,
+            target_rules: events::command::TargetRules {
+                allow_private_upstreams: config.allow_private_upstreams,
+                own: Arc::new(config.own_places.clone()),
+                is_demo: false,
+            },
             running: Mutex::new(HashSet::new()),
         }))
     }
@@ -199,10 +207,7 @@ impl App {
 
     /// What the installation lets targets be.
     pub(crate) fn target_rules(&self) -> events::command::TargetRules {
-        events::command::TargetRules {
-            allow_private_upstreams: self.0.allow_private_upstreams,
-            is_demo: false,
-        }
+        self.0.target_rules.clone()
     }
 
     /// Marks an idempotency key as running until the guard is dropped; `None` where it
@@ -331,6 +336,16 @@ fn v1() -> Routes {
             get(service_accounts::list).post(service_accounts::create),
         )
         .route("/service-accounts/{id}", patch(service_accounts::patch))
+        .route(
+            "/access-groups",
+            get(access_groups::list).post(access_groups::create),
+        )
+        .route("/access-groups/{name}", delete(access_groups::delete))
+        .route(
+            "/credentials",
+            get(credentials::list).post(credentials::create),
+        )
+        .route("/credentials/{name}", delete(credentials::delete))
         .route("/api-keys", get(keys::list).post(keys::create))
         .route(
             "/api-keys/{id}",
@@ -343,6 +358,10 @@ fn v1() -> Routes {
         .route("/api-keys/{id}/transfer", post(keys::transfer))
         .route("/api-keys/{id}/purge", post(keys::purge))
         .route("/api-keys/{id}/history", get(keys::history))
+        .route(
+            "/api-keys/{id}/effective-access",
+            get(effective_access::show),
+        )
         .route("/positions/{position}", get(positions::show))
 }
 

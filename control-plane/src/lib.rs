@@ -26,4 +26,5 @@ pub mod token;
 pub mod totp;
 pub mod view;
 
+pub use events::command::OwnPlaces;
 pub use plane::{Config, Plane};

@@ -194,7 +194,14 @@ impl Sender {
                 claimed.push(waiting);
             }
         }
-        let tries = join_all(claimed.iter().map(|it| self.send(it))).await;
+        // Written in the order in which they were asked for, so that of two links to one
+        // address the later one works. Handed over at the same time.
+        let mut written = Vec::with_capacity(claimed.len());
+        for waiting in &claimed {
+            written.push((waiting, self.write(waiting).await));
+        }
+        let tries = written.into_iter().map(|(it, mail)| self.send(it, mail));
+        let tries = join_all(tries).await;
         let count = tries.len();
         for tried in tries {
             tried?;
@@ -202,8 +209,12 @@ impl Sender {
         Ok(count)
     }
 
-    async fn send(&self, waiting: &Waiting) -> Result<(), Error> {
-        let tried = match self.write(waiting).await {
+    async fn send(
+        &self,
+        waiting: &Waiting,
+        written: Result<Option<Mail>, Error>,
+    ) -> Result<(), Error> {
+        let tried = match written {
             Ok(Some(mail)) => match self.transport.hand_over(waiting.id, &mail).await {
                 Ok(()) => Tried::Done,
                 // The words of a mail server may name the address, so they are not logged.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use events::command::OwnPlaces;
 use schemas::api::SignUp;
 use schemas::{BootId, Position};
 use tokio::net::TcpListener;
@@ -53,6 +54,8 @@ pub struct Config {
     pub oidc: Vec<oidc::Settings>,
     /// `[security] allow_private_upstreams`.
     pub allow_private_upstreams: bool,
+    /// Where the installation itself is reached.
+    pub own_places: OwnPlaces,
 }
 
 /// How mail leaves.

@@ -287,6 +287,7 @@ fn migrations(backend: Backend) -> Vec<Migration> {
         (2, "people", include_str!("../migrations/0002_people.sql")),
         (3, "members", include_str!("../migrations/0003_members.sql")),
         (4, "teams", include_str!("../migrations/0004_teams.sql")),
+        (5, "targets", include_str!("../migrations/0005_targets.sql")),
     ];
     let of_backend = |&(version, name, text): &(i64, &'static str, &str)| {
         let differing: [(&str, &str); 3] = match backend {

@@ -4,6 +4,7 @@
 //! by. [`save`] and [`load`] are the only way in and out, so that a replay can rebuild a
 //! row and compare it.
 
+pub(crate) mod catalog;
 pub mod event;
 pub mod key;
 pub mod service_account;
@@ -60,6 +61,7 @@ pub(crate) async fn save(
     if let Aggregate::Workspace(workspace) = aggregate {
         workspace::save_members(connection, workspace).await?;
     }
+    catalog::save_uses(connection, aggregate).await?;
     let state = encode(aggregate)?;
     let query = match (stream, aggregate) {
         (Stream::Key(id), Aggregate::Key(key)) => sqlx::query(
@@ -167,7 +169,7 @@ pub(crate) fn decode(state: &str) -> Result<Aggregate, Error> {
 
 /// The form of the aggregates in the views. Raise it whenever a field of one is added,
 /// removed or renamed: the views are then built anew from the log.
-pub(crate) const FORM: i64 = 2;
+pub(crate) const FORM: i64 = 3;
 
 const INSTANCE: &str = "instance";
 
@@ -199,6 +201,7 @@ pub(crate) async fn clear(connection: &mut AnyConnection) -> Result<(), Error> {
         "DELETE FROM keys",
         "DELETE FROM targets",
         "DELETE FROM target_origins",
+        "DELETE FROM catalog_uses",
         "DELETE FROM teams",
         "DELETE FROM team_members",
         "DELETE FROM service_accounts",

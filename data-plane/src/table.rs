@@ -20,6 +20,7 @@
 //! **Time of loads.** A request loads once per stretch without an await and looks again,
 //! by [`KeyTable::version`], right before its first byte goes upstream.
 
+pub mod access;
 pub mod policy;
 mod shard;
 
@@ -36,6 +37,7 @@ use schemas::name::BUCKETS;
 use schemas::{CredentialHash, KeyId, SecretId, TeamId};
 
 use crate::limit::Rates;
+use access::Restriction;
 use policy::PolicyBook;
 pub use policy::{Policies, Target, Workspace};
 use shard::{Order, Record, Shard, Slot};
@@ -66,7 +68,7 @@ pub struct KeyTable {
 }
 
 /// What the table knows of a secret: a copy, so that nothing of the table is held.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Found {
     /// The key.
     pub key_id: KeyId,
@@ -88,6 +90,8 @@ pub struct Found {
     pub owner: Option<Owner>,
     /// The key's own limits.
     pub rates: Rates,
+    /// Where the key may go; `None` is wherever its team may.
+    pub access: Option<Arc<Restriction>>,
 }
 
 /// The whole of a region, gathered bucket by bucket.
@@ -329,6 +333,7 @@ impl KeyTable {
                     owner: entry.owner,
                     rates: entry.limits.into(),
                     ends_at_ms: entry.ends_at_ms,
+                    access: Restriction::compile(&entry.access),
                 },
             },
             Err(err) => {

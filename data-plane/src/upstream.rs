@@ -7,30 +7,19 @@
 //! is part of a pool's key: a connection that one target may use is never lent to another
 //! that may not.
 //!
-//! **No task of its own.** hyper gives a connection as two halves: one that takes requests
-//! and one, the machine, that reads and writes. The machine runs inside the request that
-//! has borrowed the connection, because waking another task and being woken by it again
-//! costs more than all stages together. While it is in the pool nobody runs it; a
-//! [`Bell`] notes that something happened, and who takes it next looks first.
+//! A connection of HTTP/1.1 has no task of its own: see [`link`].
+
+pub mod lease;
+pub mod link;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures_util::task::AtomicWaker;
-
 use hashbrown::DefaultHashBuilder;
-use http::{Request, Response};
-use http_body::{Body as _, Frame};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -39,11 +28,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::address::{Allowance, may_connect};
+use crate::address::Allowance;
 use crate::config::Bounds;
 use crate::gather::Gather;
 use crate::metrics::{Counters, add};
 use crate::pipeline::body::RequestBody;
+use crate::reach::{self, Reach};
+pub use lease::Lease;
+pub use link::Link;
 
 /// The most bytes of an answer's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -63,41 +55,11 @@ pub struct Origin {
     pub allowance: Allowance,
 }
 
-/// A connection, out on loan. Dropped, it is closed.
-#[derive(Debug)]
-pub struct Lease {
-    sender: SendRequest<RequestBody>,
-    link: Rc<Link>,
-    origin: Origin,
-    /// Whether it served a request before.
-    pub is_reused: bool,
-}
-
-/// What reads and writes on one connection.
-pub struct Link {
-    /// `None` when the connection has ended.
-    machine: RefCell<Option<Machine>>,
-    bell: Arc<Bell>,
-    /// Rings the bell.
-    waker: Waker,
-}
-
-type Machine = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
-
-/// What wakes a connection: it passes the call on to whichever task has it now.
-#[derive(Debug, Default)]
-struct Bell {
-    task: AtomicWaker,
-    /// It rang since the machine ran.
-    rang: AtomicBool,
-    /// Whoever rings now is the one that will run the machine anyway.
-    is_muted: AtomicBool,
-}
-
 /// The connections of one worker.
 pub struct Upstreams {
     idle: RefCell<HashMap<Origin, VecDeque<Idle>, DefaultHashBuilder>>,
     tls: TlsConnector,
+    reach: Arc<Reach>,
     idle_max: usize,
     idle_for: Duration,
     counters: Arc<Counters>,
@@ -150,10 +112,16 @@ pub fn tls_config() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
 
 impl Upstreams {
     /// An empty pool.
-    pub fn new(tls: Arc<rustls::ClientConfig>, bounds: &Bounds, counters: Arc<Counters>) -> Self {
+    pub fn new(
+        tls: Arc<rustls::ClientConfig>,
+        reach: Arc<Reach>,
+        bounds: &Bounds,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             idle: RefCell::new(HashMap::default()),
             tls: TlsConnector::from(tls),
+            reach,
             idle_max: bounds.upstream_idle_per_host_max,
             idle_for: Duration::from_millis(bounds.upstream_idle_ms),
             counters,
@@ -204,7 +172,7 @@ impl Upstreams {
 
     /// Takes a connection back after a whole exchange.
     pub fn give_back(&self, lease: Lease, now: Instant) {
-        lease.link.bell.task.take();
+        lease.link.let_go();
         let idle = Idle {
             sender: lease.sender,
             link: lease.link,
@@ -239,19 +207,14 @@ impl Upstreams {
         origin: &Origin,
         literal: Option<IpAddr>,
     ) -> Result<Lease, ConnectError> {
-        let addresses: Vec<SocketAddr> = match literal {
-            Some(address) => vec![SocketAddr::new(address, origin.port)],
-            None => tokio::net::lookup_host((&*origin.host, origin.port))
-                .await
-                .map_err(ConnectError::Unreachable)?
-                .collect(),
-        };
-        if addresses
-            .iter()
-            .any(|&address| !may_connect(address, origin.allowance))
-        {
-            return Err(ConnectError::Unsafe);
-        }
+        let addresses = self
+            .reach
+            .addresses(&origin.host, literal, origin.port, origin.allowance)
+            .await
+            .map_err(|err| match err {
+                reach::Error::Unsafe => ConnectError::Unsafe,
+                reach::Error::Unresolved(err) => ConnectError::Unreachable(err),
+            })?;
         let mut failure =
             std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
@@ -290,115 +253,13 @@ impl Upstreams {
     }
 }
 
-// === impl Lease ===
-
-impl Lease {
-    /// The side that reads and writes.
-    pub fn link(&self) -> &Rc<Link> {
-        &self.link
-    }
-
-    /// Reads and writes as far as that goes without waiting; `cx` is woken when there is
-    /// more.
-    pub fn drive(&self, cx: &Context<'_>) {
-        self.link.drive(cx);
-    }
-
-    /// The next piece of an answer that the last [`Self::drive`] brought. It wakes nobody:
-    /// who gets [`Poll::Pending`] drives and asks again.
-    pub fn poll_frame(
-        &self,
-        incoming: &mut Incoming,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.link.quietly(|| Pin::new(incoming).poll_frame(&mut cx))
-    }
-
-    /// Takes a request, which goes out while the connection is driven. When nothing of it
-    /// was sent, the error holds it.
-    pub fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
-    {
-        let Self { sender, link, .. } = self;
-        link.quietly(|| sender.try_send_request(request))
-    }
-}
-
 // === impl Idle ===
 
 impl Idle {
     /// Lets the connection notice what happened meanwhile, above all its end.
     fn look(&self) {
-        if self.link.bell.rang.load(Ordering::Relaxed) || !self.sender.is_ready() {
+        if self.link.rang() || !self.sender.is_ready() {
             self.link.turn();
-        }
-    }
-}
-
-// === impl Link ===
-
-impl Link {
-    fn new(machine: Machine) -> Self {
-        let bell = Arc::new(Bell::default());
-        Self {
-            machine: RefCell::new(Some(machine)),
-            waker: Waker::from(Arc::clone(&bell)),
-            bell,
-        }
-    }
-
-    /// Reads and writes as far as that goes without waiting; `cx` is woken when there is
-    /// more.
-    pub fn drive(&self, cx: &Context<'_>) {
-        self.bell.task.register(cx.waker());
-        self.turn();
-    }
-
-    fn turn(&self) {
-        self.bell.rang.store(false, Ordering::Relaxed);
-        let mut machine = self.machine.borrow_mut();
-        let Some(running) = machine.as_mut() else {
-            return;
-        };
-        let mut cx = Context::from_waker(&self.waker);
-        if let Poll::Ready(outcome) = running.as_mut().poll(&mut cx) {
-            *machine = None;
-            if let Err(err) = outcome {
-                tracing::debug!(error = %err, "a connection to an upstream ended");
-            }
-        }
-    }
-
-    /// Does something that would ring the bell, for who runs the machine next anyway.
-    fn quietly<T>(&self, act: impl FnOnce() -> T) -> T {
-        self.bell.is_muted.store(true, Ordering::Relaxed);
-        let done = act();
-        self.bell.is_muted.store(false, Ordering::Relaxed);
-        done
-    }
-}
-
-impl std::fmt::Debug for Link {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link")
-            .field("bell", &self.bell)
-            .finish_non_exhaustive()
-    }
-}
-
-// === impl Bell ===
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.is_muted.load(Ordering::Relaxed) {
-            self.rang.store(true, Ordering::Relaxed);
-            self.task.wake();
         }
     }
 }
@@ -412,7 +273,7 @@ async fn speak(
         .handshake(TokioIo::new(Gather(stream)))
         .await
         .map_err(|err| ConnectError::Unreachable(std::io::Error::other(err)))?;
-    Ok((sender, Link::new(Box::pin(connection))))
+    Ok((sender, Link::new(connection)))
 }
 
 #[cfg(test)]

@@ -2,15 +2,19 @@
 //! that deciding needs no clock and no dice.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use schemas::api::{SignUp, Source};
-use schemas::entry::{Bodies, ErrorProfile, Owner, Scheme, Timeouts};
+use schemas::entry::{Access, Bodies, ErrorProfile, Owner, Scheme, Timeouts, UpstreamCredential};
 use schemas::{
     AccountId, Environment, InvitationId, KeyId, Limits, MemberStatus, PlanLimits, Role, SecretId,
     ServiceAccountId, TargetId, TeamId, TeamRole, Timestamp, WorkspaceId,
 };
 use serde_json::Value;
 
+use crate::access::AccessPatch;
+use crate::catalog::CatalogCommand;
 use crate::event::{AccessDenied, InvitedTo, SecretMade, Stream};
 
 /// An order to one aggregate.
@@ -91,6 +95,7 @@ pub struct CreateKey {
     pub owner: Option<Owner>,
     pub expires_at: Option<Timestamp>,
     pub limits: Limits,
+    pub access: Access,
     pub metadata: BTreeMap<String, String>,
     pub replaces: Option<KeyId>,
     pub rotation_due_at: Option<Timestamp>,
@@ -106,6 +111,7 @@ pub struct PatchKey {
     pub category: Option<Option<String>>,
     pub expires_at: Option<Option<Timestamp>>,
     pub limits: Option<LimitsPatch>,
+    pub access: Option<AccessPatch>,
     pub metadata: Option<MetadataPatch>,
     pub rotation_due_at: Option<Option<Timestamp>>,
 }
@@ -156,6 +162,8 @@ pub enum WorkspaceCommand {
     },
     /// Change settings.
     Patch(PatchWorkspace),
+    /// Change its access groups and upstream credentials.
+    Catalog(CatalogCommand),
     /// Let nobody in and refuse every key, until reinstated; may be repeated.
     Suspend,
     /// Undo a suspension; may be repeated.
@@ -271,6 +279,9 @@ pub struct CreateTarget {
     pub bodies: Bodies,
     pub allow_set_cookie: bool,
     pub allow_private: bool,
+    pub groups: Vec<String>,
+    /// The workspace's credential, whole.
+    pub credential: Option<UpstreamCredential>,
     /// What the installation lets targets be.
     pub rules: TargetRules,
 }
@@ -289,15 +300,20 @@ pub struct PatchTarget {
     pub bodies: Option<BTreeMap<String, Option<u64>>>,
     pub allow_set_cookie: Option<bool>,
     pub allow_private: Option<bool>,
+    pub groups: Option<Vec<String>>,
+    /// The workspace's credential, whole; the inner `None` takes it away.
+    pub credential: Option<Option<UpstreamCredential>>,
     /// What the installation lets targets be.
     pub rules: TargetRules,
 }
 
 /// What the installation lets targets be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TargetRules {
     /// `[security] allow_private_upstreams`.
     pub allow_private_upstreams: bool,
+    /// Where the installation itself is reached: a target there would be a loop.
+    pub own: Arc<OwnPlaces>,
     /// The demo's own target: a loopback address and plain text, which the proxy lets
     /// through for exactly the address that the demo's upstream listens on.
     pub is_demo: bool,
@@ -310,6 +326,15 @@ pub struct RecordDenied {
     pub caller: String,
     /// What they tried, and how they were answered.
     pub denied: AccessDenied,
+}
+
+/// Where the installation itself is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OwnPlaces {
+    /// Host names, lower case.
+    pub hosts: Vec<String>,
+    /// What its listeners were told to listen on.
+    pub listeners: Vec<SocketAddr>,
 }
 
 /// An order to a team.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemas::api::{Actor, SignUp, Source};
-use schemas::entry::{Bodies, ErrorProfile, Owner, Scheme, Timeouts};
+use schemas::entry::{Access, Bodies, ErrorProfile, Owner, Scheme, Timeouts, UpstreamCredential};
 use schemas::{
     AccountId, CredentialHash, Environment, EventId, InvitationId, KeyId, Limits, LineageId,
     MemberStatus, PlanLimits, Position, Role, SecretId, ServiceAccountId, TargetId, TeamId,
@@ -189,6 +189,28 @@ pub enum Event {
         /// The settings.
         changes: WorkspaceChanges,
     },
+    /// A workspace got an access group: a label for targets, which nothing carries yet.
+    #[serde(rename = "workspace.access_group_created")]
+    AccessGroupCreated {
+        /// Its name.
+        name: String,
+    },
+    /// An access group that nothing named was removed.
+    #[serde(rename = "workspace.access_group_deleted")]
+    AccessGroupDeleted {
+        /// Its name.
+        name: String,
+    },
+    /// A workspace got a reference to a secret that its targets can be given. The secret
+    /// itself is on the hosts of the proxies and nowhere in the log.
+    #[serde(rename = "workspace.credential_created")]
+    CredentialCreated(Box<UpstreamCredential>),
+    /// A credential that no target named was removed.
+    #[serde(rename = "workspace.credential_deleted")]
+    CredentialDeleted {
+        /// Its name.
+        name: String,
+    },
     /// An operator suspended a workspace: nobody of it is let in, no key of it is admitted.
     #[serde(rename = "workspace.suspended")]
     WorkspaceSuspended {},
@@ -358,6 +380,8 @@ pub struct KeyCreated {
     pub expires_at: Option<Timestamp>,
     /// Rates.
     pub limits: Limits,
+    /// Where it may go.
+    pub access: Access,
     /// Labels for programs.
     pub metadata: BTreeMap<String, String>,
     /// The key that this one takes the place of.
@@ -410,7 +434,8 @@ pub struct SecretEnding {
 pub struct TargetFields {
     /// The name in `/t/<name>/…`.
     pub name: String,
-    /// The host, lower case.
+    /// The host, lower case; `*.` and a name stands for every host that is one label
+    /// longer than the name.
     pub host: String,
     /// How it is spoken to.
     pub scheme: Scheme,
@@ -428,6 +453,11 @@ pub struct TargetFields {
     pub allow_set_cookie: bool,
     /// Whether addresses that are not public may be connected to.
     pub allow_private: bool,
+    /// The access groups that it is in, in order.
+    pub groups: Vec<String>,
+    /// What requests are given for the upstream: the workspace's credential of this name,
+    /// whole, as it was when the target was given it. It cannot have changed since.
+    pub credential: Option<UpstreamCredential>,
 }
 
 /// The data of `access.denied`. The route and never the path: people paste secrets where
@@ -510,6 +540,7 @@ changes! {
         category: Option<String>,
         expires_at: Option<Timestamp>,
         limits: Limits,
+        access: Access,
         metadata: BTreeMap<String, String>,
         rotation_due_at: Option<Timestamp>,
     }
@@ -574,6 +605,8 @@ changes! {
         bodies: Bodies,
         allow_set_cookie: bool,
         allow_private: bool,
+        groups: Vec<String>,
+        credential: Option<UpstreamCredential>,
     }
 }
 

@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 
 use schemas::api::{Actor, KeyStatus, Source};
-use schemas::entry::Owner;
+use schemas::entry::{Access, Owner};
 use schemas::{
     CredentialHash, Environment, KeyId, Limits, Position, SecretId, TeamId, Timestamp, WorkspaceId,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::access::{self, AccessPatch};
 use crate::command::{CreateKey, KeyCommand, LimitsPatch, MetadataPatch, PatchKey, RotateKey};
 use crate::event::{
     Event, KeyChanges, KeyRotated, KeyTransfer, Recorded, SecretEnding, SecretMade,
@@ -48,6 +49,9 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
     /// Rates.
     pub limits: Limits,
+    /// Where it may go, within what its team and workspace allow.
+    #[serde(default)]
+    pub access: Access,
     /// Labels for programs.
     pub metadata: BTreeMap<String, String>,
     /// The key that this one takes the place of.
@@ -236,6 +240,7 @@ fn new_key(id: KeyId, created: &crate::event::KeyCreated, recorded: &Recorded) -
         owner: created.owner,
         expires_at: created.expires_at,
         limits: created.limits,
+        access: created.access.clone(),
         metadata: created.metadata.clone(),
         replaces: created.replaces,
         rotation_due_at: created.rotation_due_at,
@@ -271,6 +276,11 @@ fn create_key(create: &CreateKey, now: Timestamp, look: &SecretLook) -> Result<E
     let category = check_category(create.category.as_deref(), look, &mut refusals);
     check_future("expires_at", create.expires_at, now, &mut refusals);
     check_limits(&create.limits, &mut refusals);
+    let access = access::merged(
+        &Access::default(),
+        &AccessPatch::of(&create.access),
+        &mut refusals,
+    );
     check_metadata(&create.metadata, look, &mut refusals);
     refusal::none(refusals)?;
     Ok(Event::KeyCreated(Box::new(crate::event::KeyCreated {
@@ -281,6 +291,7 @@ fn create_key(create: &CreateKey, now: Timestamp, look: &SecretLook) -> Result<E
         owner: create.owner,
         expires_at: create.expires_at,
         limits: create.limits,
+        access,
         metadata: create.metadata.clone(),
         replaces: create.replaces,
         rotation_due_at: create.rotation_due_at,
@@ -310,6 +321,9 @@ fn patch_key(
     if let Some(limits) = &patch.limits {
         after.limits = merge_limits(key.limits, limits, &mut refusals);
         check_limits(&after.limits, &mut refusals);
+    }
+    if let Some(access) = &patch.access {
+        after.access = access::merged(&key.access, access, &mut refusals);
     }
     match &patch.metadata {
         None => {}

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+pub mod access;
 pub mod aggregate;
+pub mod catalog;
 pub mod codec;
 pub mod command;
 pub mod denied;

@@ -4,7 +4,7 @@
 //! that no list of "events that matter" can lag behind the events there are.
 
 use schemas::entry::{
-    Access, Change, GlobalPolicy, Owner, OwnerPolicy, Policy, PolicyEntry, Revision, SecretEntry,
+    Change, GlobalPolicy, Owner, OwnerPolicy, Policy, PolicyEntry, Revision, SecretEntry,
     SecretStatus, TargetPolicy, TeamPolicy, WorkspacePolicy,
 };
 use schemas::{CredentialHash, Limits, Position};
@@ -17,9 +17,6 @@ use crate::service_account::ServiceAccount;
 use crate::target::Target;
 use crate::team::Team;
 use crate::workspace::Workspace;
-
-/// The oldest reader that understands every restriction in the entries made here.
-const MIN_READER: u32 = 1;
 
 /// The entries that `recorded` changed, given its aggregate before and after.
 pub fn project(before: Option<&Aggregate>, after: &Aggregate, recorded: &Recorded) -> Vec<Change> {
@@ -65,7 +62,7 @@ impl Bare {
             },
             Self::Policy(policy) => Change::Policy {
                 policy: PolicyEntry {
-                    min_reader: MIN_READER,
+                    min_reader: policy.min_reader(),
                     revision,
                     policy: *policy,
                 },
@@ -94,7 +91,7 @@ fn entries(aggregate: &Aggregate) -> Vec<Bare> {
 fn secret_entry(key: &Key, secret: &Secret) -> SecretEntry {
     const UNSET: Position = 0;
     SecretEntry {
-        min_reader: MIN_READER,
+        min_reader: key.access.min_reader(),
         revision: Revision {
             generation: 0,
             rev: UNSET,
@@ -109,7 +106,7 @@ fn secret_entry(key: &Key, secret: &Secret) -> SecretEntry {
         owner: key.owner,
         name: key.name.clone(),
         limits: key.limits,
-        access: Access::default(),
+        access: key.access.clone(),
     }
 }
 
@@ -154,6 +151,8 @@ fn target_policy(target: &Target) -> Policy {
         allow_set_cookie: fields.allow_set_cookie,
         timeouts: fields.timeouts,
         bodies: fields.bodies,
+        groups: fields.groups.clone(),
+        credential: fields.credential.clone(),
     })
 }
 

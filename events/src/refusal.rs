@@ -17,6 +17,9 @@ pub enum Refusal {
     /// Another one of the workspace has this name or address.
     #[error("the {0} is taken")]
     NameTaken(&'static str),
+    /// Something else still needs it.
+    #[error("the {0}")]
+    InUse(&'static str),
     /// A revoked key stays revoked.
     #[error("the key is revoked for good")]
     KeyRevoked,

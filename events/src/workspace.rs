@@ -9,6 +9,7 @@ use schemas::entry::ErrorProfile;
 use schemas::{AccountId, InvitationId, PlanLimits, Position, Role, Timestamp, WorkspaceId};
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::{self, Catalog};
 use crate::command::{PatchWorkspace, WorkspaceCommand, merge_plan_limits};
 use crate::event::{Event, Recorded, Stream, WorkspaceChanges};
 use crate::refusal::{self, FieldRefusal, Refusal};
@@ -27,6 +28,9 @@ pub struct Workspace {
     pub id: WorkspaceId,
     /// What can be changed.
     pub settings: Settings,
+    /// Its access groups and upstream credentials.
+    #[serde(default)]
+    pub catalog: Catalog,
     /// Suspended by an operator: nobody of it is let in, and every key of it is refused.
     pub suspended: bool,
     /// Its people; those who were removed are not here.
@@ -79,6 +83,7 @@ pub fn decide(
     let workspace = workspace.ok_or(Refusal::NotFound("workspace"))?;
     match command {
         WorkspaceCommand::Create { .. } => unreachable!("handled above"),
+        WorkspaceCommand::Catalog(command) => catalog::decide(&workspace.catalog, command, look),
         WorkspaceCommand::Patch(patch) => {
             let after = patched(&workspace.settings, patch, look)?;
             let changes = WorkspaceChanges::between(&workspace.settings, &after);
@@ -116,6 +121,7 @@ pub fn evolve(workspace: Option<Workspace>, recorded: &Recorded) -> Option<Works
                 allow_query_key: false,
                 require_totp: false,
             },
+            catalog: Catalog::default(),
             suspended: false,
             members: [(*owner, Member::joined(Role::Owner, recorded.at))].into(),
             invitations: BTreeMap::new(),
@@ -134,6 +140,7 @@ pub fn evolve(workspace: Option<Workspace>, recorded: &Recorded) -> Option<Works
             invitations::evolve(&mut workspace, recorded);
         }
     }
+    workspace.catalog.evolve(recorded);
     workspace.version = recorded.stream_version;
     workspace.position = recorded.position;
     Some(workspace)

@@ -30,7 +30,7 @@ pub mod security;
 mod source;
 
 pub use accounts::Accounts;
-pub use control::Control;
+pub use control::{Control, host_of};
 pub use data::Data;
 pub use log::Log;
 pub use mail::Mail;

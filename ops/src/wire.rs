@@ -1,10 +1,11 @@
 //! The one place that names adapters: which database, which region, which settings go
 //! to which plane.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use control_plane::OwnPlaces;
 use control_plane::execute::Execute;
 use control_plane::region::{self, Region};
 use control_plane::store::{self, Store, log};
@@ -82,6 +83,10 @@ pub fn control_plane(config: &Config) -> control_plane::Config {
         },
         oidc: config.oidc.iter().map(provider).collect(),
         allow_private_upstreams: config.security.allow_private_upstreams,
+        own_places: OwnPlaces {
+            hosts: own_hosts(config),
+            listeners: own_listeners(config),
+        },
     }
 }
 
@@ -105,6 +110,12 @@ pub fn data_plane(
         listen: config.data.listen,
         admin_listen: config.data.admin_listen,
         authz_listen: config.data.authz_listen,
+        certificate: config
+            .data
+            .tls_cert_file
+            .clone()
+            .zip(config.data.tls_key_file.clone())
+            .map(|(cert, key)| data_plane::CertificateFiles { cert, key }),
         region: config.data.region.clone(),
         proxy_id: identity.proxy_id.clone(),
         workers: config.data.workers,
@@ -112,6 +123,12 @@ pub fn data_plane(
         exempt_upstream,
         trusted_proxies: config.data.trusted_proxies.clone(),
         drain_delay_ms: config.data.drain_delay_ms,
+        upstreams: data_plane::UpstreamConfig {
+            dns_server: config.data.dns_server,
+            credentials_dir: config.data.credentials_dir.clone(),
+            own_hosts: own_hosts(config),
+            own_listeners: own_listeners(config),
+        },
         bounds: data_plane::Bounds::default(),
     }
 }
@@ -161,6 +178,23 @@ pub async fn regions_of_up(config: &Config) -> anyhow::Result<Regions> {
         None => source(config)?,
     };
     Ok(Regions { all, own, embedded })
+}
+
+/// The names by which the installation is reached. One of a single label, such as
+/// `localhost`, says nothing: other things are reached by it as well.
+fn own_hosts(config: &Config) -> Vec<String> {
+    let public_url = config.control.public_url.as_deref();
+    let host = public_url.and_then(config::host_of);
+    host.filter(|it| it.contains('.') && it.parse::<IpAddr>().is_err())
+        .into_iter()
+        .collect()
+}
+
+/// What the configuration says of listeners; a port that the system chooses is not known.
+fn own_listeners(config: &Config) -> Vec<SocketAddr> {
+    let data = &config.data;
+    let all = [config.control.listen, data.listen, data.admin_listen];
+    all.into_iter().filter(|it| it.port() != 0).collect()
 }
 
 fn no_log(place: &str) -> String {

@@ -20,8 +20,10 @@ use crate::{
 };
 
 mod access;
+mod upstream_credential;
 
 pub use access::{Access, AccessMode, GROUPS_MAX, TARGETS_MAX};
+pub use upstream_credential::{PLACEHOLDER, SecretSource, UpstreamCredential};
 
 /// The newest `min_reader` that this build understands: 2 since there is [`Access`].
 pub const READER: u32 = 2;
@@ -147,6 +149,16 @@ pub enum Policy {
 }
 
 impl Policy {
+    /// The oldest reader that keeps what this says. An older one would pass requests
+    /// without their credential, and would take a wildcard for a name.
+    pub fn min_reader(&self) -> u32 {
+        match self {
+            Self::Team(it) => it.access.min_reader(),
+            Self::Target(it) if it.credential.is_some() || it.host.starts_with("*.") => 2,
+            _ => 1,
+        }
+    }
+
     /// Which policy this is.
     pub fn id(&self) -> PolicyId {
         match self {
@@ -276,7 +288,8 @@ pub struct TargetPolicy {
     pub name: String,
     /// `https`, or `http` where plain text was asked for.
     pub scheme: Scheme,
-    /// The host name, lower case.
+    /// The host name, lower case; `*.` and a name stands for every host that is one label
+    /// longer than the name.
     pub host: String,
     /// The port of requests by name.
     pub port: u16,
@@ -292,6 +305,12 @@ pub struct TargetPolicy {
     pub timeouts: Timeouts,
     /// Caps on bodies; `None` takes the proxy's default.
     pub bodies: Bodies,
+    /// The access groups that it is in, in order and each once; at most [`GROUPS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// What requests are given for the upstream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<UpstreamCredential>,
 }
 
 /// What holds for everybody.

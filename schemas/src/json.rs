@@ -38,6 +38,18 @@ pub fn all() -> Vec<(&'static str, Value)> {
             "service_account",
             schema_for!(crate::api::ServiceAccount).to_value(),
         ),
+        (
+            "access_group",
+            schema_for!(crate::api::AccessGroup).to_value(),
+        ),
+        (
+            "upstream_credential",
+            schema_for!(crate::api::UpstreamCredential).to_value(),
+        ),
+        (
+            "effective_access",
+            schema_for!(crate::api::EffectiveAccess).to_value(),
+        ),
     ]
 }
 

@@ -5,6 +5,7 @@
 )]
 
 pub mod control;
+pub mod frames;
 pub mod http;
 pub mod link;
 pub mod person;

@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use totp_rs::{Builder, Secret, Totp};
 
 use crate::control::Control;
 use crate::http::{Ask, Reply};
@@ -30,6 +31,8 @@ pub struct Person {
     people: People,
     /// Where they are reached.
     pub email: String,
+    /// What they are called.
+    pub name: String,
     /// What they log in with.
     pub password: String,
     /// Where they come from.
@@ -41,6 +44,26 @@ pub struct Person {
 pub struct Mail {
     /// All of it.
     pub text: String,
+}
+
+/// What shows the codes of a second factor.
+#[derive(Debug)]
+pub struct Authenticator(Totp);
+
+impl Authenticator {
+    /// One that was told a secret, in base32.
+    pub fn new(secret: &str) -> Self {
+        let secret = Secret::try_from_base32(secret).expect("a secret in base32");
+        let totp = Builder::new().with_secret(secret).build();
+        Self(totp.expect("a secret of the right length"))
+    }
+
+    /// The code that it shows now, or will show so many steps later.
+    pub fn code(&self, steps_later: u64) -> String {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.expect("it is after 1970").as_secs();
+        self.0.generate(now + 30 * steps_later).to_string()
+    }
 }
 
 impl People {
@@ -59,6 +82,7 @@ impl People {
         Person {
             people: self.clone(),
             email: email.to_owned(),
+            name: format!("Jane Doe the {number}th"),
             password: format!("the password of {number}"),
             from: IpAddr::V4(Ipv4Addr::new(127, b, c, d)),
         }
@@ -81,7 +105,10 @@ impl People {
             .flatten()
             .flatten()
             .map(|it| it.path())
-            .filter(|it| !it.file_name().is_some_and(|it| it.as_encoded_bytes()[0] == b'.'))
+            .filter(|it| {
+                !it.file_name()
+                    .is_some_and(|it| it.as_encoded_bytes()[0] == b'.')
+            })
             .collect();
         files.sort();
         let to = format!("To: {email}");
@@ -121,7 +148,7 @@ impl People {
 impl Person {
     /// `POST /accounts`
     pub async fn sign_up(&self) -> Reply {
-        let body = json!({ "email": self.email, "password": self.password, "name": "Jane Doe" });
+        let body = json!({ "email": self.email, "password": self.password, "name": self.name });
         self.post("/v1/accounts", body).await
     }
 
@@ -168,6 +195,14 @@ impl Person {
     pub fn with_password(&self, password: &str) -> Self {
         Self {
             password: password.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The same person under another spelling of the address.
+    pub fn with_email(&self, email: &str) -> Self {
+        Self {
+            email: email.to_owned(),
             ..self.clone()
         }
     }

@@ -16,6 +16,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -238,6 +239,8 @@ pub enum Manner {
     Closes,
     /// Reads, and never says a word.
     Hangs,
+    /// Reads the first bytes and then never again, and says nothing.
+    Deaf,
     /// Says these bytes and closes.
     Says(&'static [u8]),
     /// Says these bytes and then nothing more, without closing.
@@ -248,6 +251,7 @@ pub enum Manner {
 #[derive(Debug)]
 pub struct Rude {
     address: SocketAddr,
+    open: Arc<AtomicUsize>,
     server: AbortHandle,
 }
 
@@ -256,16 +260,23 @@ impl Rude {
     pub async fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound address");
+        let open = Arc::<AtomicUsize>::default();
+        let counted = open.clone();
         let server = tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.expect("connections arrive");
+                let open = Open::new(&counted);
                 tokio::spawn(async move {
+                    let _open = open;
                     let mut piece = [0; 4096];
                     if !matches!(stream.read(&mut piece).await, Ok(1..)) {
                         return;
                     }
                     if let Manner::Says(bytes) | Manner::SaysThenHangs(bytes) = manner {
                         let _ = stream.write_all(bytes).await;
+                    }
+                    if let Manner::Deaf = manner {
+                        std::future::pending::<()>().await;
                     }
                     if let Manner::Hangs | Manner::SaysThenHangs(_) = manner {
                         // Until the other side has had enough.
@@ -276,6 +287,7 @@ impl Rude {
         });
         Self {
             address,
+            open,
             server: server.abort_handle(),
         }
     }
@@ -283,6 +295,27 @@ impl Rude {
     /// Its port.
     pub fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection that counts while it is open.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -49,8 +49,9 @@ pub struct Builder {
     proxy_private_upstreams: bool,
     authz: bool,
     smtp: bool,
-    control_listen: String,
+    control: String,
     control_config: String,
+    proxy_settings: Vec<(&'static str, String)>,
 }
 
 /// A running system: one control plane, regions with proxies, and an upstream that is
@@ -141,6 +142,12 @@ impl Builder {
         self
     }
 
+    /// Sets a key of `[data]` for all proxies.
+    pub fn data(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.proxy_settings.push((key, value.to_string()));
+        self
+    }
+
     /// Lets the control plane accept private targets and the proxies refuse them.
     pub fn proxies_without_private_upstreams(mut self) -> Self {
         self.proxy_private_upstreams = false;
@@ -167,7 +174,15 @@ impl Builder {
 
     /// Where the control plane listens: for whom a free port is not enough.
     pub fn control_listen(mut self, port: u16) -> Self {
-        self.control_listen = format!("127.0.0.1:{port}");
+        self.control = self
+            .control
+            .replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+        self
+    }
+
+    /// What the control plane calls itself in links.
+    pub fn control_public_url(mut self, url: &str) -> Self {
+        self.control += &format!("public_url = \"{url}\"\n");
         self
     }
 
@@ -216,8 +231,8 @@ impl Builder {
             &dir,
             "control",
             &format!(
-                "[control]\nlisten = \"{}\"\ndatabase_url = \"{}\"\n\n{tables}{}{}",
-                self.control_listen,
+                "[control]\n{}database_url = \"{}\"\n\n{tables}{}{}",
+                self.control,
                 match &database_link {
                     Some(link) => database.behind(link.port()).url(),
                     None => database.url(),
@@ -282,7 +297,11 @@ impl Builder {
                         self.common(self.proxy_private_upstreams),
                     ),
                 );
-                let program = plane_program("data-plane", &config, &data_dir);
+                let mut program = plane_program("data-plane", &config, &data_dir);
+                for (key, value) in &self.proxy_settings {
+                    let variable = format!("THROTTLEPROXY__DATA__{}", key.to_uppercase());
+                    program = program.env(&variable, value);
+                }
                 let listeners: &[&str] = match self.authz {
                     true => &["proxy", "admin", "authz"],
                     false => &["proxy", "admin"],
@@ -359,8 +378,9 @@ impl World {
             proxy_private_upstreams: true,
             authz: false,
             smtp: false,
-            control_listen: "127.0.0.1:0".to_owned(),
+            control: "listen = \"127.0.0.1:0\"\n".to_owned(),
             control_config: String::new(),
+            proxy_settings: Vec::new(),
         }
     }
 

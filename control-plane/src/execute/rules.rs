@@ -1,6 +1,7 @@
 //! Rules that no aggregate can judge alone, as SELECTs under the lock of the head: what
 //! they see cannot change before the commit.
 
+mod catalog;
 mod owner;
 
 use events::command::KeyCommand;
@@ -57,6 +58,7 @@ pub(super) async fn check(connection: &mut AnyConnection, decided: &Decided<'_>)
                 let id = id.to_string();
                 owner::check_account(connection, workspace_id, &id, before, event).await?
             }
+            (Stream::Workspace(_), _) => check_workspace(connection, workspace_id, event).await?,
             _ => Ok(()),
         };
         if verdict.is_err() {
@@ -64,6 +66,30 @@ pub(super) async fn check(connection: &mut AnyConnection, decided: &Decided<'_>)
         }
     }
     Ok(Ok(()))
+}
+
+// === workspaces ===
+
+async fn check_workspace(
+    connection: &mut AnyConnection,
+    workspace_id: WorkspaceId,
+    event: &Event,
+) -> Verdict {
+    match event {
+        Event::InvitationAccepted { account_id, .. } => check_joins(connection, *account_id).await,
+        _ => catalog::check_unused(connection, workspace_id, event).await,
+    }
+}
+
+/// Nobody joins who is being erased: a member without an account could not be told from
+/// one, nor ever leave.
+async fn check_joins(connection: &mut AnyConnection, account_id: AccountId) -> Verdict {
+    let row = sqlx::query("SELECT 1 AS one FROM accounts WHERE id = $1")
+        .bind(account_id.to_string())
+        .fetch_optional(connection)
+        .await
+        .map_err(failed("look for an account"))?;
+    Ok(row.map(drop).ok_or(Refusal::NotFound("account")))
 }
 
 // === keys ===
@@ -82,6 +108,13 @@ async fn check_key(
             check_created(connection, workspace_id, id, created, created_now).await
         }
         (Event::KeyUpdated { changes }, Some(key)) => {
+            if let Some(access) = &changes.access
+                && let Err(refusal) =
+                    catalog::check_access(connection, workspace_id, Some(&access.from), &access.to)
+                        .await?
+            {
+                return Ok(Err(refusal));
+            }
             if let Some(name) = &changes.name
                 && key_name_is_taken(connection, workspace_id, id, &name.to).await?
             {
@@ -129,6 +162,11 @@ async fn check_created(
 ) -> Verdict {
     if key_name_is_taken(connection, workspace_id, id, &created.name).await? {
         return Ok(Err(Refusal::NameTaken("name")));
+    }
+    if let Err(refusal) =
+        catalog::check_access(connection, workspace_id, None, &created.access).await?
+    {
+        return Ok(Err(refusal));
     }
     if let Some(owner) = created.owner
         && let Err(refusal) = owner::check(connection, workspace_id, created.team_id, owner).await?
@@ -212,16 +250,19 @@ async fn check_target(
     before: Option<&Aggregate>,
     event: &Event,
 ) -> Verdict {
-    let taken = match (event, before) {
-        (Event::TargetCreated(fields), _) => target(connection, workspace_id, id, fields).await?,
+    let (before, after) = match (event, before) {
+        (Event::TargetCreated(fields), _) => (None, (**fields).clone()),
         (Event::TargetUpdated { changes }, Some(Aggregate::Target(before))) => {
             let mut fields = before.fields.clone();
             changes.apply(&mut fields);
-            target(connection, workspace_id, id, &fields).await?
+            (Some(&before.fields), fields)
         }
-        _ => None,
+        _ => return Ok(Ok(())),
     };
-    Ok(taken.map_or(Ok(()), |what| Err(Refusal::NameTaken(what))))
+    match target(connection, workspace_id, id, &after).await? {
+        Some(what) => Ok(Err(Refusal::NameTaken(what))),
+        None => catalog::check_target(connection, workspace_id, before, &after).await,
+    }
 }
 
 async fn target(
@@ -261,10 +302,22 @@ async fn check_team(
     };
     match event {
         Event::TeamCreated(fields) => {
+            if let Err(refusal) =
+                catalog::check_access(connection, workspace_id, None, &fields.access).await?
+            {
+                return Ok(Err(refusal));
+            }
             let workspace = owner::find_workspace(connection, workspace_id).await?;
             Ok(workspace.and_then(|it| above_plan(None, &fields.limits, it.settings.plan_limits)))
         }
         Event::TeamUpdated { changes } => {
+            if let Some(access) = &changes.access
+                && let Err(refusal) =
+                    catalog::check_access(connection, workspace_id, Some(&access.from), &access.to)
+                        .await?
+            {
+                return Ok(Err(refusal));
+            }
             let Some(limits) = &changes.limits else {
                 return Ok(Ok(()));
             };

@@ -153,6 +153,7 @@ impl From<Refusal> for Failure {
             Refusal::NotFound(what) => Self::not_found(what),
             Refusal::Exists(_) => Self::new(Code::InUse, detail),
             Refusal::NameTaken(_) => Self::new(Code::NameTaken, detail),
+            Refusal::InUse(_) => Self::new(Code::InUse, detail),
             Refusal::KeyRevoked => Self::new(Code::KeyRevoked, detail),
             Refusal::KeyHasHistory => Self::new(Code::KeyHasHistory, detail),
             Refusal::KeyActive => Self::new(Code::PurgeUnproven, detail),

@@ -113,6 +113,20 @@ impl Fields {
         }
     }
 
+    /// A field that must be there.
+    pub(crate) fn required<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+    ) -> Option<T> {
+        let value = self.take(name).unwrap_or(Value::Null);
+        let value = serde_json::from_value(value).ok();
+        if value.is_none() {
+            self.refuse(name, expected);
+        }
+        value
+    }
+
     /// A text that must be there.
     pub(crate) fn required_text(&mut self, name: &'static str) -> String {
         let expected = "a text, required";
@@ -123,14 +137,6 @@ impl Fields {
                 String::new()
             }
         }
-    }
-
-    /// The same, and `None` where it was refused: what is made of it need not be refused
-    /// once more.
-    pub(crate) fn required(&mut self, name: &'static str) -> Option<String> {
-        let before = self.errors.len();
-        let text = self.required_text(name);
-        (self.errors.len() == before).then_some(text)
     }
 
     /// Whether a field was refused already, and needs no second word.

@@ -30,14 +30,7 @@ use crate::view::{self, key::Filter};
 use crate::{fresh, purge};
 
 /// Fields whose enforcement does not exist yet.
-const NOT_AVAILABLE: [&str; 6] = [
-    "quotas",
-    "budget",
-    "concurrency",
-    "queue",
-    "access",
-    "staleness",
-];
+const NOT_AVAILABLE: [&str; 5] = ["quotas", "budget", "concurrency", "queue", "staleness"];
 const OWNER: &str = "null, or {type: user or service_account, id}";
 const TIME: &str = "null or an RFC 3339 time with a zone";
 const TEXT: &str = "null or a text";
@@ -57,6 +50,9 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         None => None,
     };
     let right = whose::permit_create(&call, team_id, &mut fields)?;
+    if !is_repeated {
+        whose::permit_self_service(&call, right, team_id).await?;
+    }
     let owner: Option<Owner> = match right {
         // Whatever the body says: the key is the caller's.
         Right::SelfService => {
@@ -78,6 +74,7 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         .unwrap_or(Environment::Live);
     let expires_at = fields.optional("expires_at", TIME).flatten();
     let limits = created_limits(&mut fields);
+    let access = super::access::created(&mut fields);
     let metadata = match fields.metadata("metadata") {
         Some(MetadataPatch::Merge(pairs)) => pairs
             .into_iter()
@@ -99,6 +96,7 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         owner,
         expires_at,
         limits,
+        access,
         metadata,
         replaces: None,
         rotation_due_at,
@@ -220,6 +218,7 @@ pub(super) async fn patch(Id(id): Id, call: Call) -> Result<Response, Failure> {
         category: fields.optional("category", TEXT),
         expires_at: fields.optional("expires_at", TIME),
         limits: fields.limits("limits"),
+        access: super::access::patched(&mut fields),
         metadata: fields.metadata("metadata"),
         rotation_due_at: fields.optional("rotation_due_at", TIME),
     };
@@ -268,6 +267,7 @@ pub(super) async fn rotate(Id(id): Id, call: Call) -> Result<Response, Failure> 
     let mut call = call;
     let key = find(&call, &id).await?;
     let right = whose::permit_own(&call, Permission::KeyRotate, &key)?;
+    whose::permit_self_service(&call, right, key.team_id).await?;
     let wait = call.wait(false);
     call.finish_params()?;
     let mut fields = call.fields()?;
@@ -424,7 +424,7 @@ pub(super) fn event_row(row: &log::Row) -> Result<Value, Failure> {
 }
 
 /// A key of the caller's workspace; another's is not found.
-async fn find(call: &Call, id: &str) -> Result<Key, Failure> {
+pub(super) async fn find(call: &Call, id: &str) -> Result<Key, Failure> {
     let not_found = || Failure::not_found("key");
     let id: KeyId = id.parse().map_err(|_| not_found())?;
     view::key::get(call.app.store(), call.caller.workspace_id, id)

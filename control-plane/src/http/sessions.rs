@@ -95,7 +95,7 @@ pub(super) async fn enter(own: Own) -> Result<Response, Failure> {
         ));
     }
     let mut fields = own.asked.required_fields()?;
-    let workspace_id = fields.required("workspace_id");
+    let workspace_id = fields.required::<String>("workspace_id", "a text, required");
     fields.finish()?;
     let not_found = || Failure::not_found("workspace");
     let workspace_id: WorkspaceId = workspace_id
@@ -208,7 +208,7 @@ async fn log_in(asked: &Asked, fields: Fields, is_cookie: bool) -> Result<Logged
         return Ok(accounts.finish_sign_in(&ticket, &code, origin).await?);
     }
     let address = address_field(&mut fields);
-    let password = fields.required("password");
+    let password = fields.required::<String>("password", "a text, required");
     fields.finish()?;
     let (Some(address), Some(password)) = (address, password) else {
         return Err(Failure::field("email", "an e-mail address"));

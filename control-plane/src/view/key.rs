@@ -388,7 +388,7 @@ pub fn to_api(key: &Key, uses: &Uses, now: Timestamp) -> api::Key {
         budget: None,
         concurrency: None,
         queue: None,
-        access: None,
+        access: key.access.clone(),
         staleness: None,
         metadata: key.metadata.clone(),
         replaces: key.replaces,

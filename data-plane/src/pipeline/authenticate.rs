@@ -18,6 +18,7 @@ use crate::follow::lookup::{Answer, Exact};
 use crate::follow::status::Miss;
 use crate::rejection::{Code, Rejection};
 use crate::server::Shared;
+use crate::table::access::Restriction;
 use crate::table::policy::Global;
 use crate::table::{Found, Workspace};
 
@@ -187,6 +188,7 @@ fn exactly(
         team: secret.team_id,
         owner: secret.owner,
         rates: secret.limits.into(),
+        access: Restriction::compile(&secret.access),
     };
     Ok(Known {
         is_exact: true,

@@ -11,12 +11,14 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::headers::{Trailing, clean_request_trailers};
 use super::record::Record;
 use super::relay::Relay;
+use super::tunnel::Tunnel;
 use crate::metrics::{Outcome, add};
 use crate::rejection::Code;
 use crate::server::Worker;
-use crate::server::connection::Connection;
+use crate::server::lane::Lane;
 
 /// A body ended where it should not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +41,7 @@ pub struct Upload {
     incoming: Incoming,
     progress: Rc<Progress>,
     bytes_left: u64,
+    passing: Trailing,
     /// The slowest that a client may be: so many bytes in so much waiting.
     pace: Pace,
     pace_bytes: u64,
@@ -60,7 +63,7 @@ pub struct Pace {
 #[derive(Debug)]
 pub struct Progress {
     worker: Rc<Worker>,
-    connection: Rc<Connection>,
+    lane: Rc<Lane>,
     turn: u64,
     /// The whole body has gone.
     pub is_done: Cell<bool>,
@@ -74,7 +77,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct ResponseBody {
     content: Content,
-    record: Record,
+    /// `None` when the record goes on with something else.
+    record: Option<Record>,
 }
 
 /// Whose answer it is.
@@ -84,22 +88,19 @@ pub enum Content {
     Own(Option<Bytes>),
     /// The upstream's.
     Upstream(Box<Relay>),
+    /// None: the connection becomes a tunnel.
+    Tunnel(Box<Tunnel>),
 }
 
 // === impl Progress ===
 
 impl Progress {
     /// No progress yet, in the request that the connection now serves.
-    pub fn new(
-        worker: Rc<Worker>,
-        connection: Rc<Connection>,
-        idle: Duration,
-        first_byte: Duration,
-    ) -> Self {
+    pub fn new(worker: Rc<Worker>, lane: Rc<Lane>, idle: Duration, first_byte: Duration) -> Self {
         Self {
-            turn: connection.turn(),
+            turn: lane.turn(),
             worker,
-            connection,
+            lane,
             is_done: Cell::new(false),
             fault: Cell::new(None),
             idle,
@@ -112,13 +113,13 @@ impl Progress {
         add(&self.worker.counters.request_bytes, bytes);
         // An upstream may answer before it has read everything, and then the connection
         // has gone on to other things.
-        if self.connection.turn() == self.turn {
+        if self.lane.turn() == self.turn {
             let wait = if self.is_done.get() {
                 self.first_byte
             } else {
                 self.idle
             };
-            self.connection.wait_until(self.connection.now() + wait);
+            self.lane.wait_until(self.lane.now() + wait);
         }
     }
 
@@ -136,12 +137,14 @@ impl RequestBody {
         incoming: Incoming,
         progress: Rc<Progress>,
         bytes_max: u64,
+        passing: Trailing,
         pace: Pace,
     ) -> Self {
         Self::Streaming(Box::new(Upload {
             incoming,
             progress,
             bytes_left: bytes_max,
+            passing,
             pace,
             pace_bytes: 0,
             waited: Duration::ZERO,
@@ -195,9 +198,12 @@ impl Upload {
                     return Poll::Ready(Some(Err(self.progress.fail(Code::BadRequest))));
                 }
                 Poll::Ready(Some(Ok(frame))) => {
-                    // Trailer fields do not pass: none was announced by us.
-                    let Ok(data) = frame.into_data() else {
-                        continue;
+                    let data = match frame.into_data() {
+                        Ok(data) => data,
+                        Err(frame) => match self.trailers(frame) {
+                            Some(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                            None => continue,
+                        },
                     };
                     self.note_came();
                     let bytes = data.remaining() as u64;
@@ -215,6 +221,14 @@ impl Upload {
                 }
             }
         }
+    }
+
+    /// The last frame of a body, if anything of it may pass.
+    fn trailers(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let trailers = frame.into_trailers().ok()?;
+        let trailers = clean_request_trailers(trailers, &self.passing)?;
+        self.finish(0);
+        Some(Frame::trailers(trailers))
     }
 
     fn finish(&mut self, bytes: u64) {
@@ -254,9 +268,24 @@ impl Upload {
 // === impl ResponseBody ===
 
 impl ResponseBody {
-    /// An answer and the record that closes with it.
+    /// An answer and the record that closes with it. When the answer makes the connection
+    /// a tunnel, the record closes with that.
     pub fn new(content: Content, record: Record) -> Self {
-        Self { content, record }
+        let content = match content {
+            Content::Tunnel(tunnel) => {
+                let lane = Rc::clone(&record.lane);
+                lane.join(tunnel.recorded(record));
+                return Self {
+                    content: Content::Own(None),
+                    record: None,
+                };
+            }
+            content => content,
+        };
+        Self {
+            content,
+            record: Some(record),
+        }
     }
 }
 
@@ -269,9 +298,10 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let Self { content, record } = &mut *self;
-        match content {
-            Content::Own(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Content::Upstream(relay) => relay.poll_frame(cx, record),
+        match (content, record) {
+            (Content::Own(text), _) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            (Content::Upstream(relay), Some(record)) => relay.poll_frame(cx, record),
+            (Content::Upstream(_) | Content::Tunnel(_), _) => Poll::Ready(None),
         }
     }
 
@@ -279,6 +309,7 @@ impl Body for ResponseBody {
         match &self.content {
             Content::Own(text) => text.is_none(),
             Content::Upstream(relay) => relay.is_over(),
+            Content::Tunnel(_) => true,
         }
     }
 
@@ -286,15 +317,16 @@ impl Body for ResponseBody {
         match &self.content {
             Content::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Content::Upstream(relay) => relay.size_hint(),
+            Content::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if let Content::Upstream(relay) = &mut self.content {
-            let outcome = relay.close(&self.record);
-            self.record.ends(outcome);
+        if let (Content::Upstream(relay), Some(record)) = (&mut self.content, &self.record) {
+            let outcome = relay.close(record);
+            record.ends(outcome);
         }
     }
 }

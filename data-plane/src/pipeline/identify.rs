@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use ipnet::IpNet;
 use rand::RngExt as _;
 use schemas::EventId;
 
 use crate::clock::Now;
 use crate::rejection::{Code, Rejection};
-use crate::server::connection::Connection;
+use crate::server::lane::Lane;
 use crate::server::{Shared, Worker};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -38,17 +38,12 @@ pub struct Arrival {
 pub struct RequestId([u8; REQUEST_ID_LEN]);
 
 /// Gives the request its name, time and origin.
-pub fn identify(worker: &Worker, connection: &Connection, headers: &HeaderMap) -> Arrival {
-    let instant = connection.now();
+pub fn identify(worker: &Worker, lane: &Lane, headers: &HeaderMap) -> Arrival {
+    let instant = lane.now();
     let now = worker.shared.clock.at(instant);
-    let entropy = worker.random.borrow_mut().random();
     Arrival {
-        request_id: RequestId::new(now.unix_ms, entropy),
-        client: client_address(
-            connection.peer,
-            headers,
-            &worker.shared.config.trusted_proxies,
-        ),
+        request_id: RequestId::make(worker, now),
+        client: client_address(lane.peer, headers, &worker.shared.config.trusted_proxies),
         now,
         instant,
     }
@@ -84,16 +79,20 @@ pub fn check_form(head: &Parts) -> Result<(), Rejection> {
         return refuse("The methods CONNECT and TRACE are not passed on.");
     }
     let mut hosts = head.headers.get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return refuse("A request has exactly one Host header.");
-    };
-    if let Some(authority) = head.uri.authority()
-        && !authority
-            .as_str()
-            .as_bytes()
-            .eq_ignore_ascii_case(host.as_bytes())
-    {
-        return refuse("The request line names another host than the Host header.");
+    let authority = head.uri.authority().map(|it| it.as_str().as_bytes());
+    match (hosts.next(), hosts.next(), authority) {
+        (Some(_), None, None) => {}
+        (Some(host), None, Some(authority)) if authority.eq_ignore_ascii_case(host.as_bytes()) => {}
+        (Some(_), None, Some(_)) => {
+            return refuse("The request's target names another host than the Host header.");
+        }
+        // HTTP/2 says `:authority` instead (RFC 9113, 8.3.1), without anybody's name in it.
+        (None, _, Some(authority)) if head.version == Version::HTTP_2 => {
+            if authority.contains(&b'@') {
+                return refuse("An authority has no user information.");
+            }
+        }
+        _ => return refuse("A request has exactly one Host header."),
     }
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -106,6 +105,19 @@ pub fn check_form(head: &Parts) -> Result<(), Rejection> {
             }
         }
         _ => return refuse("The only Transfer-Encoding is `chunked`, once."),
+    }
+    Ok(())
+}
+
+/// Refuses more headers than there may be. In HTTP/1.1 the HTTP library does that while it
+/// reads them.
+///
+/// # Errors
+/// `header_too_large`.
+pub fn check_size(head: &Parts, headers_max: usize) -> Result<(), Rejection> {
+    if head.version == Version::HTTP_2 && head.headers.len() > headers_max {
+        let detail = format!("A request has at most {headers_max} headers.");
+        return Err(Rejection::new(Code::HeaderTooLarge, detail));
     }
     Ok(())
 }
@@ -138,6 +150,11 @@ fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAdd
 // === impl RequestId ===
 
 impl RequestId {
+    /// A name that no other request has.
+    pub fn make(worker: &Worker, now: Now) -> Self {
+        Self::new(now.unix_ms, worker.random.borrow_mut().random())
+    }
+
     fn new(unix_ms: i64, entropy: u128) -> Self {
         let id = EventId::from_parts(u64::try_from(unix_ms).unwrap_or(0), entropy);
         let mut text = Fixed {

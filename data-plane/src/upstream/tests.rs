@@ -12,7 +12,10 @@ const ANY: Allowance = Allowance {
 const SOON: Duration = Duration::from_secs(5);
 
 fn pool(tls: rustls::ClientConfig) -> Upstreams {
-    Upstreams::new(Arc::new(tls), &Bounds::default(), Arc::default())
+    let (resolver, service) = crate::resolve::new(None);
+    tokio::task::spawn_local(service.run());
+    let reach = Arc::new(Reach::new(resolver, []));
+    Upstreams::new(Arc::new(tls), reach, &Bounds::default(), Arc::default())
 }
 
 fn trusting(roots: rustls::RootCertStore) -> rustls::ClientConfig {

@@ -42,6 +42,7 @@ fn create() -> CreateKey {
         owner: None,
         expires_at: None,
         limits: Limits::default(),
+        access: Access::default(),
         metadata: BTreeMap::new(),
         replaces: None,
         rotation_due_at: None,

@@ -1,13 +1,14 @@
 //! From events to entries.
 
 use schemas::api::{Actor, ActorKind, Source};
-use schemas::entry::SecretStatus;
+use schemas::entry::{self, Access, AccessMode, SecretStatus};
 use schemas::{
     AccountId, Credential, Environment, EventId, KeyId, LineageId, SecretId, ServiceAccountId,
-    TeamId, TeamRole, Timestamp, WorkspaceId,
+    TargetId, TeamId, TeamRole, Timestamp, WorkspaceId,
 };
 
 use super::*;
+use crate::access::AccessPatch;
 use crate::command::{
     CreateKey, KeyCommand, LimitsPatch, PatchKey, PatchTeam, RotateKey, ServiceAccountCommand,
     TeamCommand,
@@ -17,15 +18,20 @@ use crate::{Command, SecretLook};
 
 /// What each command to a key changed, as `(secret number, status, rev)`.
 fn projected(commands: &[KeyCommand]) -> Vec<Vec<(u128, SecretStatus, Position)>> {
+    let all = changes_of_key(commands);
+    all.iter()
+        .map(|changes| changes.iter().map(summary).collect())
+        .collect()
+}
+
+/// What each command to a key changed.
+fn changes_of_key(commands: &[KeyCommand]) -> Vec<Vec<Change>> {
     let id = KeyId::from_u128(7);
     let commands: Vec<Command> = commands
         .iter()
         .map(|command| Command::Key(id, command.clone()))
         .collect();
-    let all = changes(&commands);
-    all.iter()
-        .map(|changes| changes.iter().map(summary).collect())
-        .collect()
+    changes(&commands)
 }
 
 /// What each command to one aggregate changed.
@@ -93,6 +99,7 @@ fn create() -> KeyCommand {
         owner: None,
         expires_at: None,
         limits: Default::default(),
+        access: Default::default(),
         metadata: Default::default(),
         replaces: None,
         rotation_due_at: None,
@@ -270,4 +277,72 @@ fn a_key_that_changes_hands_tells_proxies_whose_it_is() {
         Some(Owner::ServiceAccount(ServiceAccountId::from_u128(4)))
     );
     assert_eq!(secret.revision.rev, 2);
+}
+
+fn restricted(targets: u128, groups: usize) -> Access {
+    Access {
+        mode: AccessMode::Restrict,
+        targets: (0..targets).map(TargetId::from_u128).collect(),
+        groups: (0..groups)
+            .map(|it| format!("{it:02}{}", "g".repeat(62)))
+            .collect(),
+        shadow: false,
+    }
+}
+
+fn restrict(access: Access) -> KeyCommand {
+    KeyCommand::Patch(Box::new(PatchKey {
+        access: Some(AccessPatch::of(&access)),
+        ..PatchKey::default()
+    }))
+}
+
+#[test]
+fn a_new_secret_goes_where_the_key_goes_and_an_older_proxy_denies_it() {
+    let access = restricted(1, 1);
+    let changes = changes_of_key(&[
+        create(),
+        restrict(access.clone()),
+        rotate(2, 60),
+        rotate(3, 0),
+    ])
+    .concat();
+    let last_of = |number| {
+        let hash = secret(number).hash;
+        let of_it = changes.iter().rev().find_map(|it| match it {
+            Change::Secret { hash: its, secret } if *its == hash => Some(secret),
+            _ => None,
+        });
+        of_it.unwrap()
+    };
+    for number in [1, 2, 3] {
+        let entry = last_of(number);
+        assert_eq!((&entry.access, entry.min_reader), (&access, 2));
+    }
+}
+
+#[test]
+fn the_longest_name_beside_the_longest_access_fits_into_an_entry() {
+    let renamed = KeyCommand::Patch(Box::new(PatchKey {
+        name: Some("\u{10ffff}".repeat(255)),
+        limits: Some(LimitsPatch::Merge(
+            ["rps", "rpm"]
+                .map(|name| (name.to_owned(), Some(crate::key::INTEGER_MAX)))
+                .into(),
+        )),
+        ..PatchKey::default()
+    }));
+    let access = restricted(64, 32);
+    let changes = changes_of_key(&[create(), renamed, restrict(access.clone())]).concat();
+    let Some(Change::Secret { secret, .. }) = changes.last() else {
+        panic!("the key has an entry");
+    };
+    assert_eq!(secret.access, access);
+    let mut fullest = secret.clone();
+    for name in ["rps", "rpm", "rph", "rpd", "tpm", "tph", "tpd"] {
+        *fullest.limits.get_mut(name).unwrap() = Some(crate::key::INTEGER_MAX);
+    }
+    // Some room is kept for fields to come.
+    let bytes = entry::encode(&fullest).unwrap().len();
+    assert!(bytes <= entry::ENTRY_BYTES_MAX - 512, "{bytes}");
 }

@@ -60,5 +60,18 @@ impl Control {
     }
 }
 
+/// The host in an `http://` or `https://` address, lower case.
+pub fn host_of(url: &str) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit('@').next()?;
+    let host = match host.strip_prefix('[') {
+        Some(literal) => literal.split(']').next()?,
+        None => host.split(':').next()?,
+    };
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    (!host.is_empty()).then_some(host)
+}
+
 const DATABASE_URL: &str = "a sqlite:// or postgres:// address";
 const PUBLIC_URL: &str = "an http:// or https:// address";

@@ -52,15 +52,20 @@ fn the_default_file_says_what_the_defaults_are() {
 #[test]
 fn the_default_file_names_every_key() {
     for key in key::ALL {
-        let (_, name) = key.path.split_once('.').unwrap();
+        let (section, name) = key.path.split_once('.').unwrap();
+        let of_section = |text: &&str| text.trim_start_matches('[').starts_with(section);
+        let lines = DEFAULT_FILE
+            .split("\n[")
+            .find(of_section)
+            .unwrap_or_default();
         let line = |line: &str| {
             let line = line.strip_prefix("# ").unwrap_or(line);
             line.split_once(" = ").is_some_and(|(word, _)| word == name)
         };
         let found = if key.available {
-            DEFAULT_FILE.lines().any(line)
+            lines.lines().any(line)
         } else {
-            !DEFAULT_FILE.lines().any(line) && DEFAULT_FILE.contains(name)
+            !lines.lines().any(line) && DEFAULT_FILE.contains(name)
         };
         assert!(found, "{}", key.path);
     }
@@ -83,7 +88,12 @@ fn every_available_key_has_a_place_in_the_configuration() {
     }
     let available: BTreeSet<String> = key::ALL
         .iter()
-        .filter(|key| key.available && !key.path.ends_with("_file"))
+        .filter(|key| key.available)
+        // What may be given in a file of its own has one place for both.
+        .filter(|key| match key.path.strip_suffix("_file") {
+            Some(plain) => key::find(plain).is_none(),
+            None => true,
+        })
         .map(|key| key.path.to_owned())
         .collect();
     assert_eq!(places, available);
@@ -194,6 +204,16 @@ fn a_mistake_names_the_place_the_key_and_what_was_expected() {
         (
             "[data]\ncold_boot = true",
             "FILE: `data.cold_boot` is not available yet; leave it out",
+        ),
+        (
+            "[data]\ntls_cert_file = \"a.pem\"",
+            "FILE: `data.tls_key_file` must be the file of the key of `data.tls_cert_file`, \
+             not left out",
+        ),
+        (
+            "[data]\ntls_key_file = \"a.pem\"",
+            "FILE: `data.tls_cert_file` must be the file of the certificate whose key \
+             `data.tls_key_file` is, not left out",
         ),
         (
             "[control]\ndatabase_url = \"mysql://u:secret@h/db\"",

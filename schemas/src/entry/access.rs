@@ -59,6 +59,14 @@ impl Access {
         self.mode == AccessMode::Inherit
     }
 
+    /// Whether this level lets a target through that is in these groups, shadow or not.
+    pub fn lets<G: AsRef<str>>(&self, target: TargetId, groups: &[G]) -> bool {
+        let is_named = |group: &G| self.groups.iter().any(|it| it == group.as_ref());
+        self.mode == AccessMode::Inherit
+            || self.targets.contains(&target)
+            || groups.iter().any(is_named)
+    }
+
     /// Whether this level can refuse a request.
     pub const fn refuses(&self) -> bool {
         matches!(self.mode, AccessMode::Restrict) && !self.shadow

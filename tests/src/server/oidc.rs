@@ -120,7 +120,10 @@ impl Browser {
             });
             reply = self.follow(form, place, until).await;
         }
-        panic!("the provider did not send the browser back: {}", reply.text())
+        panic!(
+            "the provider did not send the browser back: {}",
+            reply.text()
+        )
     }
 
     async fn follow(&mut self, ask: Ask, place: SocketAddr, until: &str) -> Reply {

@@ -29,9 +29,9 @@ async fn a_link_is_in_the_mail_and_nowhere_else_and_works_once_for_its_address()
     let id = made.json()["id"].as_str().unwrap().to_owned();
     assert!(made.json()["expires_at"].is_string());
     assert_eq!(made.json()["propagation"]["level"], "applied");
-    let token = people.mail_to("Guest@Example.com", 0).await.token();
+    let token = people.mail_to("Guest@example.com", 0).await.token();
     let listed = owner.get("/invitations").await.expect(200);
-    assert_eq!(listed.json()["data"][0]["email"], "Guest@Example.com");
+    assert_eq!(listed.json()["data"][0]["email"], "Guest@example.com");
     assert_eq!(listed.json()["data"][0]["expired"], false);
     let events = owner.get("/events").await.expect(200);
     for answer in [&made.text(), &listed.text(), &events.text()] {

@@ -5,12 +5,14 @@
     reason = "helpers of tests are tests: a failure there is the message"
 )]
 
+mod accounts;
 mod architecture;
 mod bad_input;
 mod config;
 mod demo;
 mod faults;
 mod forward_auth;
+mod forwarding;
 mod invitations;
 mod keys;
 mod log;
@@ -21,7 +23,9 @@ mod proxy;
 mod region;
 mod scene;
 mod secret;
+mod self_service;
 mod servers;
+mod service_accounts;
 mod story;
-mod workspaces;
 mod teams;
+mod workspaces;

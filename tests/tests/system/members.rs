@@ -334,7 +334,8 @@ async fn a_member_with_very_many_keys_leaves_none_alive() {
     let goes = owner.delete(&path);
     let (gone, last) = tokio::join!(goes, makes);
     gone.expect(204);
-    last.refused(403, "forbidden");
+    // Refused as a caller, or, in the middle of the call, as an owner that is not there.
+    assert!([403, 404].contains(&last.status), "{}", last.text());
     let live = owner
         .get(&format!("/api-keys?status=all&limit=1&owner={}", leaver.id))
         .await;

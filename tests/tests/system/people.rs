@@ -55,8 +55,8 @@ impl<'w> People<'w> {
     }
 
     async fn open(world: &'w World, workspace_id: WorkspaceId, owner: AccountId) -> Self {
-        let store = Store::open(world.database.url()).unwrap();
-        let rows = AnyConnection::connect(world.database.url()).await.unwrap();
+        let store = Store::open(&world.database.url()).unwrap();
+        let rows = AnyConnection::connect(&world.database.url()).await.unwrap();
         Self {
             world,
             execute: Execute::start(store, watch::channel(0).0),
@@ -119,7 +119,8 @@ impl<'w> People<'w> {
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
-            departure: None,
+            departures: Vec::new(),
+            erases: None,
         };
         match self.execute.run(request).await {
             Ok(_) => Ok(()),
@@ -133,8 +134,8 @@ impl<'w> People<'w> {
         let text = token::generate();
         let mut rows = self.rows.lock().await;
         sqlx::query(
-            "INSERT INTO accounts (id, email, email_verified, created_at_ms) \
-             VALUES ($1, $2, 1, 0)",
+            "INSERT INTO accounts (id, email, address, email_verified, created_at_ms) \
+             VALUES ($1, $2, $2, 1, 0)",
         )
         .bind(id.to_string())
         .bind(format!("{id}@example.com").to_lowercase())

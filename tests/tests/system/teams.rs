@@ -654,7 +654,7 @@ async fn the_past_of_teams_is_told_by_the_log() {
     assert_eq!(then["teams"], json!([before]));
     let now = world.json(["replay", "--json"]).await;
     assert_eq!(now["teams"], json!(list(owner, "/teams").await));
-    let store = control_plane::store::Store::open(world.database.url()).unwrap();
+    let store = control_plane::store::Store::open(&world.database.url()).unwrap();
     let differences = control_plane::replay::compare_views(&store).await.unwrap();
     assert_eq!(differences, Vec::<String>::new());
     let teams = list(owner, "/teams").await;

@@ -4,9 +4,10 @@
 //! self-service: who may only make keys for themselves may read, rotate, switch and revoke
 //! those, and nothing else; making and rotating then is under the team's policy.
 
+use events::Refusal;
 use events::key::Key;
 use events::service_account::ServiceAccount;
-use schemas::api;
+use schemas::api::{self, SelfServiceRule};
 use schemas::entry::Owner;
 use schemas::problem::Code;
 use schemas::{AccountId, ServiceAccountId, TeamId, Timestamp};
@@ -30,9 +31,12 @@ pub(super) enum Right {
     SelfService,
 }
 
-/// The caller, as an owner of keys.
+/// The caller, as an owner of keys: whoever the token acts as.
 pub(super) fn own(call: &Call) -> Owner {
-    Owner::User(call.caller.account_id)
+    match call.caller.service_account_id {
+        Some(id) => Owner::ServiceAccount(id),
+        None => Owner::User(call.caller.account_id),
+    }
 }
 
 fn is_own(call: &Call, key: &Key) -> bool {
@@ -86,12 +90,28 @@ pub(super) fn permit_create(
     if team_id.is_some() {
         rights.permit_in(Permission::KeyCreateSelf, team_id, true)?;
     } else {
-        fields.refuse(
-            "team_id",
-            "the id of a team in which you may make keys, required",
-        );
+        fields.refuse_missing("team_id", "the id of a team in which you may make keys");
     }
     Ok(Right::SelfService)
+}
+
+/// Whether developers of a team may make and rotate keys at all: judged before the body is,
+/// and again, with all other rules of the policy, under the lock.
+pub(super) async fn permit_self_service(
+    call: &Call,
+    right: Right,
+    team_id: Option<TeamId>,
+) -> Result<(), Failure> {
+    let (Right::SelfService, Some(team_id)) = (right, team_id) else {
+        return Ok(());
+    };
+    let workspace_id = call.caller.workspace_id;
+    match view::team::get(call.app.store(), workspace_id, team_id).await? {
+        Some(team) if !team.fields.self_service.enabled => {
+            Err(Refusal::SelfService(SelfServiceRule::Disabled).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An owner as a body names it.
