@@ -48,6 +48,7 @@ pub struct Builder {
     links: bool,
     log_level: &'static str,
     proxy_private_upstreams: bool,
+    authz: bool,
     smtp: bool,
     control: String,
     control_config: String,
@@ -165,6 +166,12 @@ impl Builder {
     /// Lets the control plane accept private targets and the proxies refuse them.
     pub fn proxies_without_private_upstreams(mut self) -> Self {
         self.proxy_private_upstreams = false;
+        self
+    }
+
+    /// Lets the proxies answer Envoy, at their listener `authz`.
+    pub fn authz(mut self) -> Self {
+        self.authz = true;
         self
     }
 
@@ -302,8 +309,12 @@ impl Builder {
                     &format!(
                         "[data]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
                          region = \"{region_name}\"\nproxy_id = \"{id}\"\n\
-                         drain_delay_ms = 0\nworkers = {}\n\n{}{}",
+                         drain_delay_ms = 0\nworkers = {}\n{}\n{}{}",
                         self.workers,
+                        match self.authz {
+                            true => "authz_listen = \"127.0.0.1:0\"\n",
+                            false => "",
+                        },
                         region_table(
                             &region_name,
                             port(&to_redis, redis.port()),
@@ -316,7 +327,11 @@ impl Builder {
                 for (name, value) in &self.proxy_settings {
                     program = program.env(name, value);
                 }
-                let plane = Plane::start(&id, program, &dir, &["proxy", "admin"]).await;
+                let listeners: &[&str] = match self.authz {
+                    true => &["proxy", "admin", "authz"],
+                    false => &["proxy", "admin"],
+                };
+                let plane = Plane::start(&id, program, &dir, listeners).await;
                 proxies.push(Arc::new(plane));
                 if let (Some(redis), Some(nats)) = (to_redis, to_nats) {
                     links.push(ProxyLinks { redis, nats });
@@ -383,6 +398,7 @@ impl World {
             links: false,
             log_level: "info",
             proxy_private_upstreams: true,
+            authz: false,
             smtp: false,
             control: "listen = \"127.0.0.1:0\"\n".to_owned(),
             control_config: String::new(),

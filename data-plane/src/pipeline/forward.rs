@@ -333,43 +333,10 @@ impl Sending<'_> {
             .flatten()
     }
 
-    /// Whether what was admitted and authorized still is.
     fn last_look(&self) -> Result<(), Rejection> {
         let shared = &self.worker.shared;
-        let known = &self.admitted.known;
         let unix_ms = shared.clock.at(self.lane.now()).unix_ms;
-        if shared.table.version() == known.version {
-            // Nothing changed but the time.
-            return judge(&known.found, &known.workspace, unix_ms);
-        }
-        let Some(found) = shared.table.get(&known.hash) else {
-            // It was looked up for this request alone, and that look-up stands; one that
-            // the table has dropped since is no longer known.
-            return if known.is_exact {
-                judge(&known.found, &known.workspace, unix_ms)
-            } else {
-                Err(Rejection::stale(
-                    "The key changed while the request waited.",
-                ))
-            };
-        };
-        let policies = shared.table.policies();
-        let workspace = policies
-            .workspace(found.workspace)
-            .ok_or_else(|| Rejection::stale("The key's workspace is not known."))?;
-        judge(&found, workspace, unix_ms)?;
-        let target = &self.route.target;
-        Verdict::of(&found, workspace, target).allowed()?;
-        let is_same = workspace
-            .target_by_name(&target.policy.name)
-            .is_some_and(|now| now.id() == target.id() && now.routes_like(target));
-        if is_same {
-            Ok(())
-        } else {
-            Err(Rejection::stale(
-                "The target changed while the request waited.",
-            ))
-        }
+        last_look(shared, self.admitted, &self.route.target, unix_ms)
     }
 
     /// The connection ended without a head: whose fault was it?
@@ -401,6 +368,50 @@ impl Patience {
             idle: ms(own.idle_ms, bounds.idle_ms),
             total: ms(own.total_ms, bounds.total_ms),
         }
+    }
+}
+
+/// Whether what was admitted and authorized still is.
+///
+/// # Errors
+/// As *admit*; `stale` when the target is no longer the same.
+pub(super) fn last_look(
+    shared: &Shared,
+    admitted: &Admitted,
+    target: &Target,
+    unix_ms: i64,
+) -> Result<(), Rejection> {
+    let known = &admitted.known;
+    if shared.table.version() == known.version {
+        // Nothing changed but the time.
+        return judge(&known.found, &known.workspace, unix_ms);
+    }
+    let Some(found) = shared.table.get(&known.hash) else {
+        // It was looked up for this request alone, and that look-up stands; one that
+        // the table has dropped since is no longer known.
+        return if known.is_exact {
+            judge(&known.found, &known.workspace, unix_ms)
+        } else {
+            Err(Rejection::stale(
+                "The key changed while the request waited.",
+            ))
+        };
+    };
+    let policies = shared.table.policies();
+    let workspace = policies
+        .workspace(found.workspace)
+        .ok_or_else(|| Rejection::stale("The key's workspace is not known."))?;
+    judge(&found, workspace, unix_ms)?;
+    Verdict::of(&found, workspace, target).allowed()?;
+    let is_same = workspace
+        .target_by_name(&target.policy.name)
+        .is_some_and(|now| now.id() == target.id() && now.routes_like(target));
+    if is_same {
+        Ok(())
+    } else {
+        Err(Rejection::stale(
+            "The target changed while the request waited.",
+        ))
     }
 }
 

@@ -12,6 +12,7 @@ mod boundary;
 mod config;
 mod demo;
 mod faults;
+mod forward_auth;
 mod forwarding;
 mod invitations;
 mod keys;
