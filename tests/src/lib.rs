@@ -12,11 +12,13 @@ pub mod person;
 pub mod plane;
 pub mod process;
 pub mod proxy;
+pub mod secure;
 pub mod server;
 pub mod traffic;
 pub mod upstream;
 pub mod wait;
 pub mod watch;
+pub mod wire;
 pub mod world;
 
 pub use control::{Control, Key};

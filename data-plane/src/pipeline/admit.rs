@@ -69,3 +69,6 @@ pub fn judge(found: &Found, workspace: &Workspace, unix_ms: i64) -> Result<(), R
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

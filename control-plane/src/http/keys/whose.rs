@@ -31,9 +31,12 @@ pub(super) enum Right {
     SelfService,
 }
 
-/// The caller, as an owner of keys.
+/// The caller, as an owner of keys: whoever the token acts as.
 pub(super) fn own(call: &Call) -> Owner {
-    Owner::User(call.caller.account_id)
+    match call.caller.service_account_id {
+        Some(id) => Owner::ServiceAccount(id),
+        None => Owner::User(call.caller.account_id),
+    }
 }
 
 fn is_own(call: &Call, key: &Key) -> bool {
