@@ -80,16 +80,22 @@ struct Shared {
     store: Store,
     execute: Execute,
     fleet: Fleet,
-    accounts: Accounts,
-    providers: Providers,
-    /// Where people reach the control plane, without a slash at the end.
-    public_url: String,
+    people: People,
     denials: Denials,
     /// The head of the log, as far as it is known here.
     head: watch::Receiver<Position>,
     target_rules: events::command::TargetRules,
     /// Idempotency keys whose first request has not been answered yet.
     running: Mutex<HashSet<(String, String)>>,
+}
+
+/// What people come in with.
+pub(crate) struct People {
+    pub(crate) accounts: Accounts,
+    /// Where they may sign in.
+    pub(crate) providers: Providers,
+    /// Where they reach the control plane, without a slash at the end.
+    pub(crate) public_url: String,
 }
 
 /// The id of a request, made here and never taken from the caller.
@@ -104,21 +110,17 @@ impl App {
         store: Store,
         execute: Execute,
         fleet: Fleet,
-        accounts: Accounts,
-        providers: Providers,
-        public_url: String,
+        people: People,
         head: watch::Receiver<Position>,
     ) -> Self {
-        let denials = Denials::start(execute.clone(), accounts.attempts.clone());
+        let denials = Denials::start(execute.clone(), people.accounts.attempts.clone());
         Self(Arc::new(Shared {
             denials,
             head,
             store,
             execute,
             fleet,
-            accounts,
-            providers,
-            public_url,
+            people,
             target_rules: events::command::TargetRules {
                 allow_private_upstreams: config.allow_private_upstreams,
                 own: Arc::new(config.own_places.clone()),
@@ -145,17 +147,17 @@ impl App {
 
     /// People, and how they prove who they are.
     pub(crate) fn accounts(&self) -> &Accounts {
-        &self.0.accounts
+        &self.0.people.accounts
     }
 
     /// Where people may sign in.
     pub(crate) fn providers(&self) -> &Providers {
-        &self.0.providers
+        &self.0.people.providers
     }
 
     /// Where people reach the control plane, without a slash at the end.
     pub(crate) fn public_url(&self) -> &str {
-        &self.0.public_url
+        &self.0.people.public_url
     }
 
     /// The same without a path: what a browser calls the origin of our pages.

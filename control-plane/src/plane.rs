@@ -23,7 +23,7 @@ use crate::chain::Chain;
 use crate::execute::{self, Execute, NOTIFY_CHANNEL, raise};
 use crate::fleet::{Fleet, Listener};
 use crate::fresh;
-use crate::http::{self, App};
+use crate::http::{self, App, People};
 use crate::mail::{self, Outbox, Sender, Transport};
 use crate::oidc::{self, Providers};
 use crate::projector::{self, Projector};
@@ -161,9 +161,11 @@ impl Plane {
             store.clone(),
             execute.clone(),
             fleet.clone(),
-            accounts,
-            Providers::new(config.oidc.clone(), &public_url)?,
-            public_url,
+            People {
+                accounts,
+                providers: Providers::new(config.oidc.clone(), &public_url)?,
+                public_url,
+            },
             head_seen.clone(),
         );
         let stop = CancellationToken::new();

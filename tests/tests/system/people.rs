@@ -68,7 +68,9 @@ impl<'w> People<'w> {
 
     /// A new member with a role.
     pub async fn join(&self, role: Role) -> Person {
-        let account_id = fresh::id(AccountId::from_parts);
+        // Nobody joins who has no account.
+        let person = self.admit(fresh::id(AccountId::from_parts)).await;
+        let account_id = person.id;
         let id = fresh::id(InvitationId::from_parts);
         for command in [
             InvitationCommand::Create {
@@ -83,7 +85,7 @@ impl<'w> People<'w> {
                 .await
                 .unwrap();
         }
-        self.admit(account_id).await
+        person
     }
 
     /// A new member who is only something in a team.
