@@ -14,13 +14,12 @@ use schemas::entry::Access;
 use super::answer;
 use super::call::{Call, Id};
 use super::failure::Failure;
-use super::permission::Permission;
 use crate::{fresh, view};
 
 pub(super) async fn show(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let key = super::keys::find(&call, &id).await?;
-    call.permit(Permission::KeyRead)?;
+    super::keys::permit_read(&call, &key)?;
     let limit = call.params.limit();
     let after: Option<TargetId> = call.params.cursor()?;
     call.finish_params()?;

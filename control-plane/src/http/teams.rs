@@ -13,6 +13,7 @@ use schemas::{AccountId, TeamId, TeamRole};
 use serde_json::Value;
 
 use super::App;
+use super::access;
 use super::answer;
 use super::call::{Call, Id};
 use super::failure::Failure;
@@ -255,6 +256,7 @@ fn read(fields: &mut Fields) -> PatchTeam {
         self_service: fields
             .members_of::<Value>("self_service", "a value")
             .map(set),
+        access: access::patched(fields),
         blocked: fields
             .optional("blocked", "true, false or null")
             .map(Option::unwrap_or_default),
