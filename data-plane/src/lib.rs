@@ -6,6 +6,8 @@ pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod follow;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gather;
 pub mod limit;
 pub mod metrics;

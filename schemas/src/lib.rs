@@ -4,6 +4,8 @@ pub mod api;
 pub mod credential;
 pub mod entry;
 pub mod fleet;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod id;
 pub mod json;
 pub mod limits;

@@ -17,6 +17,7 @@ pub mod traffic;
 pub mod upstream;
 pub mod wait;
 pub mod watch;
+pub mod wire;
 pub mod world;
 
 pub use control::{Control, Key};

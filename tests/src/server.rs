@@ -1,5 +1,6 @@
 //! The servers that the product stands on, as private processes on free ports.
 
+pub mod front;
 pub mod nats;
 pub mod oidc;
 pub mod postgres;

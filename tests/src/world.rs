@@ -42,6 +42,7 @@ pub struct Builder {
     name: &'static str,
     regions: usize,
     proxies: usize,
+    workers: usize,
     own_servers: bool,
     own_database: bool,
     links: bool,
@@ -113,6 +114,13 @@ impl Builder {
     /// How many proxies in each region; one where it is not said.
     pub fn proxies(mut self, proxies: usize) -> Self {
         self.proxies = proxies;
+        self
+    }
+
+    /// How many threads serve in each proxy; two where it is not said. With one, all
+    /// requests share its connections to upstreams.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
         self
     }
 
@@ -277,7 +285,8 @@ impl Builder {
                     &format!(
                         "[data]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
                          region = \"{region_name}\"\nproxy_id = \"{id}\"\n\
-                         drain_delay_ms = 0\nworkers = 2\n\n{}{}",
+                         drain_delay_ms = 0\nworkers = {}\n\n{}{}",
+                        self.workers,
                         region_table(
                             &region_name,
                             port(&to_redis, redis.port()),
@@ -356,6 +365,7 @@ impl World {
             name,
             regions: 1,
             proxies: 1,
+            workers: 2,
             own_servers: false,
             own_database: false,
             links: false,

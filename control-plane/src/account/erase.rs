@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use events::Command;
 use events::command::{InstanceCommand, MemberCommand, WorkspaceCommand};
+use events::{Command, SecretLook};
 use schemas::api::{Actor, ActorKind};
 use schemas::{AccountId, ServiceAccountId, WorkspaceId};
 use sqlx::AnyConnection;
@@ -15,7 +15,7 @@ use sqlx::AnyConnection;
 use crate::execute::{self, Departure, Execute, Keys, Request, Step};
 use crate::store::log::{column, corrupt, lock_head};
 use crate::store::{Error as StoreError, Store, failed};
-use crate::{account, invitation, mail, view};
+use crate::{account, fresh, invitation, mail, view};
 
 /// What becomes of the keys that the account owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,31 +86,76 @@ pub async fn erase(
     if steps.is_empty() {
         return Ok(erase_stranger(store, account_id).await?);
     }
-    let departures = workspaces.into_iter().map(|workspace_id| Departure {
-        workspace_id,
-        account_id,
-        keys: match keys {
-            KeysOfAccount::Revoke => Keys::Revoke,
-            KeysOfAccount::Transfer(to) if home == Some(workspace_id) => Keys::Transfer(to),
-            KeysOfAccount::None | KeysOfAccount::Transfer(_) => Keys::None,
-        },
-        leaves_teams: true,
-    });
-    execute
-        .run(Request {
-            steps,
-            actor: Actor {
-                kind: ActorKind::User,
-                id: account_id.to_string(),
+    let departures = workspaces
+        .into_iter()
+        .map(|workspace_id| Departure {
+            workspace_id,
+            account_id,
+            keys: match keys {
+                KeysOfAccount::Revoke => Keys::Revoke,
+                KeysOfAccount::Transfer(to) if home == Some(workspace_id) => Keys::Transfer(to),
+                KeysOfAccount::None | KeysOfAccount::Transfer(_) => Keys::None,
             },
-            request_id,
-            expected_versions: None,
-            idempotency: None,
-            rows: Vec::new(),
-            departures: departures.collect(),
-            erases: Some(account_id),
+            leaves_teams: true,
         })
-        .await?;
+        .collect();
+    let request = Request {
+        steps,
+        actor: Actor {
+            kind: ActorKind::User,
+            id: account_id.to_string(),
+        },
+        request_id,
+        expected_versions: None,
+        idempotency: None,
+        rows: Vec::new(),
+        departures,
+        erases: Some(account_id),
+    };
+    end_many_keys(store, execute, &request).await?;
+    execute.run(request).await?;
+    Ok(())
+}
+
+/// Who owns more keys than fit into one transaction has the first of them ended before, in
+/// transactions of their own, once it is clear that nothing else would be refused. Whatever
+/// breaks off in between, a key's owner is an account as long as the key lives.
+async fn end_many_keys(store: &Store, execute: &Execute, request: &Request) -> Result<(), Error> {
+    let pool = store.pool();
+    for departure in &request.departures {
+        loop {
+            let mut connection = pool.acquire().await.map_err(failed("get a connection"))?;
+            let first = departure.first_keys(&mut connection).await?;
+            drop(connection);
+            let Some(first) = first.transpose().map_err(execute::Error::Refused)? else {
+                break;
+            };
+            judge(store, request).await?;
+            let first = Request {
+                steps: first,
+                departures: Vec::new(),
+                erases: None,
+                ..request.clone()
+            };
+            execute.run(first).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What the rules would say to the steps now.
+async fn judge(store: &Store, request: &Request) -> Result<(), Error> {
+    let mut connection = store
+        .pool()
+        .acquire()
+        .await
+        .map_err(failed("get a connection"))?;
+    let look = SecretLook::default();
+    for step in &request.steps {
+        let before = view::load(&mut connection, step.command.stream()).await?;
+        events::decide(before.as_ref(), &step.command, fresh::now(), &look)
+            .map_err(execute::Error::Refused)?;
+    }
     Ok(())
 }
 

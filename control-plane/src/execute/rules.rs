@@ -58,9 +58,7 @@ pub(super) async fn check(connection: &mut AnyConnection, decided: &Decided<'_>)
                 let id = id.to_string();
                 owner::check_account(connection, workspace_id, &id, before, event).await?
             }
-            (Stream::Workspace(_), _) => {
-                catalog::check_unused(connection, workspace_id, event).await?
-            }
+            (Stream::Workspace(_), _) => check_workspace(connection, workspace_id, event).await?,
             _ => Ok(()),
         };
         if verdict.is_err() {
@@ -68,6 +66,30 @@ pub(super) async fn check(connection: &mut AnyConnection, decided: &Decided<'_>)
         }
     }
     Ok(Ok(()))
+}
+
+// === workspaces ===
+
+async fn check_workspace(
+    connection: &mut AnyConnection,
+    workspace_id: WorkspaceId,
+    event: &Event,
+) -> Verdict {
+    match event {
+        Event::InvitationAccepted { account_id, .. } => check_joins(connection, *account_id).await,
+        _ => catalog::check_unused(connection, workspace_id, event).await,
+    }
+}
+
+/// Nobody joins who is being erased: a member without an account could not be told from
+/// one, nor ever leave.
+async fn check_joins(connection: &mut AnyConnection, account_id: AccountId) -> Verdict {
+    let row = sqlx::query("SELECT 1 AS one FROM accounts WHERE id = $1")
+        .bind(account_id.to_string())
+        .fetch_optional(connection)
+        .await
+        .map_err(failed("look for an account"))?;
+    Ok(row.map(drop).ok_or(Refusal::NotFound("account")))
 }
 
 // === keys ===

@@ -112,6 +112,7 @@ pub(super) async fn reset(asked: Asked) -> Result<Response, Failure> {
 /// Erases the caller's own account.
 pub(super) async fn erase(own: Own) -> Result<Response, Failure> {
     let mut own = own;
+    own.require_verified()?;
     let account_id = own.identity.session()?.account_id;
     let keys = own.asked.params.text("keys");
     let to = own.asked.params.text("to");
@@ -151,7 +152,7 @@ pub(super) async fn erase(own: Own) -> Result<Response, Failure> {
 
 /// The address in `email`; what is none is named as wrong.
 pub(super) fn address_field(fields: &mut Fields) -> Option<Address> {
-    let text = fields.required::<String>("email", "a text, required")?;
+    let text = fields.required_as::<String>("email", "a text, required")?;
     let address = Address::parse(&text);
     if address.is_none() {
         fields.refuse("email", address::EXPECTED);
@@ -160,7 +161,7 @@ pub(super) fn address_field(fields: &mut Fields) -> Option<Address> {
 }
 
 fn password_field(fields: &mut Fields) -> Option<Password> {
-    let text = fields.required::<String>("password", "a text, required")?;
+    let text = fields.required_as::<String>("password", "a text, required")?;
     let password = Password::parse(&text);
     if password.is_none() {
         fields.refuse("password", password::EXPECTED);

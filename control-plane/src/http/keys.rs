@@ -1,6 +1,5 @@
 //! `/api-keys`: a key's life.
 
-mod list;
 mod whose;
 
 use std::time::Duration;
@@ -11,24 +10,23 @@ use axum::response::Response;
 use events::command::{CreateKey, KeyCommand, LimitsPatch, MetadataPatch, PatchKey, RotateKey};
 use events::key::Key;
 use events::{Aggregate, Command, Refusal, SecretLook, Stream};
-use schemas::api::{Page, Source};
+use schemas::api::{KeyStatus, Page, Source};
 use schemas::entry::Owner;
 use schemas::problem::Code;
 use schemas::{Environment, KeyId, Limits, Position, TeamId};
 use serde_json::Value;
 
-pub(super) use self::list::list;
 use self::whose::Right;
-use super::App;
 use super::answer;
 use super::call::{Call, Id};
 use super::failure::Failure;
 use super::fields::Fields;
 use super::permission::Permission;
 use super::teams;
+use super::{App, effective_access};
 use crate::execute::Outcome;
 use crate::store::log;
-use crate::view;
+use crate::view::{self, key::Filter};
 use crate::{fresh, purge};
 
 /// Fields whose enforcement does not exist yet.
@@ -126,6 +124,72 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
     let secret = (!outcome.replayed).then(|| credential.reveal().to_owned());
     let body = shown(&call, &outcome, secret).await?;
     answer::change(&call, &outcome, wait, StatusCode::CREATED, Some(body)).await
+}
+
+pub(super) async fn list(call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    let scope = whose::visible(&call)?;
+    let limit = call.params.limit();
+    let after = call.params.cursor()?;
+    let status = match call.params.text("status").as_deref() {
+        None | Some("active") => Some(KeyStatus::Active),
+        Some("inactive") => Some(KeyStatus::Inactive),
+        Some("revoked") => Some(KeyStatus::Revoked),
+        Some("expired") => Some(KeyStatus::Expired),
+        Some("all") => None,
+        Some(_) => {
+            call.params
+                .refuse("status", "active, inactive, revoked, expired or all");
+            None
+        }
+    };
+    let category = call.params.text("category");
+    let query = call.params.text("q");
+    let target = call.params.text("target");
+    let team = call.params.text("team_id");
+    let owner = call.params.text("owner");
+    let mine: bool = call.params.parsed("mine", "true or false").unwrap_or(false);
+    call.finish_params()?;
+    let target = match &target {
+        Some(id) => Some(super::targets::find(&call, id).await?),
+        None => None,
+    };
+    let team_id = match &team {
+        Some(id) => Some(teams::find(&call, id).await?.id),
+        None => None,
+    };
+    if let Some(id) = team_id
+        && !scope.reaches(id)
+    {
+        call.permit(Permission::KeyRead)?;
+    }
+    let mut owners: Vec<Owner> = mine.then(|| whose::own(&call)).into_iter().collect();
+    if let Some(id) = &owner {
+        let owner = whose::find_filtered(&call, id).await?;
+        whose::permit_owner_filter(&call, owner)?;
+        owners.push(owner);
+    }
+
+    let now = fresh::now();
+    let filter = Filter {
+        status,
+        category,
+        query,
+        team_id,
+        owners,
+        scope,
+        after,
+        limit: limit + 1,
+    };
+    let mut keys = match &target {
+        Some(target) => effective_access::keys_that_may(&call, target, filter, now).await?,
+        None => view::key::list(call.app.store(), call.caller.workspace_id, &filter, now).await?,
+    };
+    let more = keys.len() > limit as usize;
+    keys.truncate(limit as usize);
+    let next_cursor = keys.last().filter(|_| more).map(|key| key.id.to_string());
+    let data = whose::shown(&call, &keys, now).await?;
+    answer::ok(&Page { data, next_cursor })
 }
 
 pub(super) async fn show(Id(id): Id, call: Call) -> Result<Response, Failure> {
@@ -361,13 +425,15 @@ pub(super) fn event_row(row: &log::Row) -> Result<Value, Failure> {
     Ok(event)
 }
 
-/// Whether the caller may read a key.
-pub(super) fn permit_read(call: &Call, key: &Key) -> Result<(), Failure> {
-    whose::permit(call, Permission::KeyRead, key)
+/// A key that the caller may read.
+pub(super) async fn find_readable(call: &Call, id: &str) -> Result<Key, Failure> {
+    let key = find(call, id).await?;
+    whose::permit(call, Permission::KeyRead, &key)?;
+    Ok(key)
 }
 
 /// A key of the caller's workspace; another's is not found.
-pub(super) async fn find(call: &Call, id: &str) -> Result<Key, Failure> {
+async fn find(call: &Call, id: &str) -> Result<Key, Failure> {
     let not_found = || Failure::not_found("key");
     let id: KeyId = id.parse().map_err(|_| not_found())?;
     view::key::get(call.app.store(), call.caller.workspace_id, id)

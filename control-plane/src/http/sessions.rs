@@ -36,7 +36,7 @@ pub(super) async fn create(asked: Asked) -> Result<Response, Failure> {
 
 pub(super) async fn list(own: Own) -> Result<Response, Failure> {
     let mut own = own;
-    own.identity.permit_own()?;
+    own.permit_verified()?;
     let limit = own.asked.params.limit() as usize;
     let after: Option<SessionId> = own.asked.params.cursor()?;
     own.asked.finish_params()?;
@@ -86,16 +86,11 @@ pub(super) async fn delete(Id(id): Id, own: Own) -> Result<Response, Failure> {
 /// Switches the session to another workspace of the account.
 pub(super) async fn enter(own: Own) -> Result<Response, Failure> {
     let mut own = own;
+    own.require_verified()?;
+    let session = own.identity.session()?.id;
     own.asked.finish_params()?;
-    let session = own.identity.session()?;
-    if !own.identity.is_verified {
-        return Err(Failure::new(
-            Code::EmailNotVerified,
-            "verify the e-mail address first",
-        ));
-    }
     let mut fields = own.asked.required_fields()?;
-    let workspace_id = fields.required::<String>("workspace_id", "a text, required");
+    let workspace_id = fields.required_as::<String>("workspace_id", "a text, required");
     fields.finish()?;
     let not_found = || Failure::not_found("workspace");
     let workspace_id: WorkspaceId = workspace_id
@@ -107,7 +102,7 @@ pub(super) async fn enter(own: Own) -> Result<Response, Failure> {
         .iter()
         .find(|it| it.workspace_id == workspace_id && it.is_active())
         .ok_or_else(not_found)?;
-    session::enter(store, session.id, workspace_id).await?;
+    session::enter(store, session, workspace_id).await?;
     answer::ok(&json!({ "workspace_id": workspace_id, "role": membership.role }))
 }
 
@@ -208,7 +203,7 @@ async fn log_in(asked: &Asked, fields: Fields, is_cookie: bool) -> Result<Logged
         return Ok(accounts.finish_sign_in(&ticket, &code, origin).await?);
     }
     let address = address_field(&mut fields);
-    let password = fields.required::<String>("password", "a text, required");
+    let password = fields.required_as::<String>("password", "a text, required");
     fields.finish()?;
     let (Some(address), Some(password)) = (address, password) else {
         return Err(Failure::field("email", "an e-mail address"));

@@ -13,7 +13,6 @@ use schemas::{AccountId, TeamId, TeamRole};
 use serde_json::Value;
 
 use super::App;
-use super::access;
 use super::answer;
 use super::call::{Call, Id};
 use super::failure::Failure;
@@ -256,7 +255,7 @@ fn read(fields: &mut Fields) -> PatchTeam {
         self_service: fields
             .members_of::<Value>("self_service", "a value")
             .map(set),
-        access: access::patched(fields),
+        access: super::access::patched(fields),
         blocked: fields
             .optional("blocked", "true, false or null")
             .map(Option::unwrap_or_default),

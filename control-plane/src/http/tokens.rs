@@ -138,13 +138,17 @@ pub(super) async fn list(call: Call) -> Result<Response, Failure> {
 
 pub(super) async fn delete(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
-    call.finish_params()?;
     let not_found = || Failure::not_found("control token");
     let id: ControlTokenId = id.parse().map_err(|_| not_found())?;
-    let caller = &call.caller;
-    let store = call.app.store();
-    let found = token::delete(store, caller.workspace_id, &managed(caller), id).await?;
-    if !found {
+    let (store, workspace_id) = (call.app.store(), call.caller.workspace_id);
+    let managed = managed(&call.caller);
+    let tokens = token::list(store, workspace_id, &managed).await?;
+    if !tokens.iter().any(|it| it.id == id) {
+        return Err(not_found());
+    }
+    call.finish_params()?;
+    call.no_fields()?;
+    if !token::delete(call.app.store(), workspace_id, &managed, id).await? {
         return Err(not_found());
     }
     let mut response = Response::new(Body::empty());

@@ -325,6 +325,8 @@ pub(super) fn is_query_key(name: &str) -> bool {
     name == QUERY_KEY || name.contains('%') && percent_decode(name.as_bytes()).eq(QUERY_KEY.bytes())
 }
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 #[cfg(test)]
 mod tests {
     use schemas::Credential;

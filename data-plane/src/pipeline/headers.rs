@@ -342,5 +342,7 @@ fn list(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
         .filter(|it| !it.is_empty())
 }
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;

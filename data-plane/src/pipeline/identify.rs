@@ -2,7 +2,7 @@
 //! nobody could pass on without doubt.
 
 use std::fmt::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -59,21 +59,33 @@ pub fn check_form(head: &Parts) -> Result<(), Rejection> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return refuse("The methods CONNECT and TRACE are not passed on.");
     }
+    // It opens HTTP/2 and is reserved for that (RFC 9113, 11.6); a server that looks for
+    // the opening must not find something like it in a request.
+    if head.method.as_str() == "PRI" {
+        return refuse("PRI is not a method of requests.");
+    }
     let mut hosts = head.headers.get_all(HOST).iter();
     let authority = head.uri.authority().map(|it| it.as_str().as_bytes());
-    match (hosts.next(), hosts.next(), authority) {
-        (Some(_), None, None) => {}
-        (Some(host), None, Some(authority)) if authority.eq_ignore_ascii_case(host.as_bytes()) => {}
+    let host = match (hosts.next(), hosts.next(), authority) {
+        (Some(host), None, None) => host.as_bytes(),
+        (Some(host), None, Some(authority)) if authority.eq_ignore_ascii_case(host.as_bytes()) => {
+            authority
+        }
         (Some(_), None, Some(_)) => {
             return refuse("The request's target names another host than the Host header.");
         }
-        // HTTP/2 says `:authority` instead (RFC 9113, 8.3.1), without anybody's name in it.
-        (None, _, Some(authority)) if head.version == Version::HTTP_2 => {
-            if authority.contains(&b'@') {
-                return refuse("An authority has no user information.");
-            }
-        }
+        // HTTP/2 says `:authority` instead (RFC 9113, 8.3.1).
+        (None, _, Some(authority)) if head.version == Version::HTTP_2 => authority,
         _ => return refuse("A request has exactly one Host header."),
+    };
+    if !is_host(host) {
+        return refuse("The host is a name or an address, and perhaps a port.");
+    }
+    // Ten or eight? Digits behind a zero are octal to some (`strtol` with base 0).
+    if let Some(length) = head.headers.get(CONTENT_LENGTH)
+        && matches!(length.as_bytes(), [b'0', _, ..])
+    {
+        return refuse("A Content-Length has no leading zeros.");
     }
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -101,6 +113,50 @@ pub fn check_size(head: &Parts, headers_max: usize) -> Result<(), Rejection> {
         return Err(Rejection::new(Code::HeaderTooLarge, detail));
     }
     Ok(())
+}
+
+/// Whether this can be a `Host`: RFC 9110, 7.2, and RFC 3986, 3.2.2 and 3.2.3. An empty one
+/// names nobody, and is refused like one that names two.
+fn is_host(value: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(value) else {
+        return false;
+    };
+    let (is_name, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((literal, port)) => (literal.parse::<Ipv6Addr>().is_ok(), port),
+            None => return false,
+        },
+        None => {
+            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (is_reg_name(name.as_bytes()), port)
+        }
+    };
+    let is_port = match port.strip_prefix(':') {
+        None => port.is_empty(),
+        Some("") => true,
+        Some(digits) => {
+            digits.bytes().all(|it| it.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+        }
+    };
+    is_name && is_port
+}
+
+/// A registered name or an IPv4 address: unreserved characters, sub-delimiters but the
+/// comma, which is what two joined `Host` lines look like, and whole escapes.
+fn is_reg_name(mut name: &[u8]) -> bool {
+    if name.is_empty() {
+        return false;
+    }
+    while let [first, rest @ ..] = name {
+        name = match (first, rest) {
+            (b'%', [a, b, rest @ ..]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => rest,
+            (byte, rest) if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte) => {
+                rest
+            }
+            _ => return false,
+        };
+    }
+    true
 }
 
 /// The client behind trusted proxies: the last address of `x-forwarded-for` that is not
@@ -182,6 +238,54 @@ mod tests {
         let id = RequestId::new(1_700_000_000_000, 42);
         let read: EventId = id.as_str().parse().unwrap();
         assert_eq!(read, EventId::from_parts(1_700_000_000_000, 42));
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        for good in [
+            "a",
+            "A.Example",
+            "a_b",
+            "a.",
+            "a:80",
+            "a:",
+            "127.0.0.1:9",
+            "[::1]",
+            "[::1]:80",
+            "a%20b",
+        ] {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "",
+            " ",
+            "a b",
+            "a,b",
+            "a/b",
+            "user@a",
+            "a?b",
+            "a#b",
+            "a\\b",
+            "a:b",
+            "a:-1",
+            "a:+1",
+            "a:65536",
+            "a:1:2",
+            ":80",
+            "::1",
+            "[",
+            "[]",
+            "[::1",
+            "[::1]a",
+            "[a]",
+            "a%2",
+            "a%2g",
+            "caf\u{e9}",
+            "\"a\"",
+            "http://a",
+        ] {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod accounts;
 mod architecture;
 mod bad_input;
+mod boundary;
 mod config;
 mod demo;
 mod faults;
@@ -25,6 +26,7 @@ mod secret;
 mod self_service;
 mod servers;
 mod service_accounts;
+mod smuggling;
 mod story;
 mod teams;
 mod workspaces;

@@ -475,6 +475,7 @@ async fn race(log: &Log, writers: [Execute; 2]) {
             team_id: Some(team_id),
             owner: Some(Owner::User(log.owner)),
             expires_at: None,
+            access: Default::default(),
             limits: Limits::default(),
             metadata: Default::default(),
             replaces: None,

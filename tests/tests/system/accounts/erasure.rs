@@ -53,7 +53,17 @@ async fn an_erased_account_leaves_an_id_and_a_log_that_verifies() {
 
     jane.forgot().await.expect(200);
     let link = people.mail_to(&jane.email, 1).await.token();
-    session.delete("/accounts/me").await.expect(204);
+    // Her own keys stand in the way until she says what becomes of them.
+    let owner = json!({ "type": "user", "id": id });
+    let own = json!({ "name": "her own", "owner": owner });
+    let own = session.key_with(own).await;
+    let refused = session.delete("/accounts/me").await;
+    let refused = refused.refused(409, "member_owns_keys");
+    assert_eq!(refused["count"], 1, "{refused}");
+    session.delete("/accounts/me?keys=revoke").await.expect(204);
+    let status = heir.get(&own.path("")).await.expect(200).json();
+    assert_eq!(status["status"], "revoked", "{status}");
+    world.all_refuse(&own.secret, "inactive_key").await;
     session.get("/me").await.refused(401, "unauthenticated");
     jane.try_log_in().await.refused(401, "unauthenticated");
     let dead = jane.reset(&link, "a new password").await;
