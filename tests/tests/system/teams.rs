@@ -533,7 +533,7 @@ async fn roles_reach_as_far_as_their_teams() {
     let free = owner.key("free").await;
 
     // The admin of a team: all of its keys, and none of others.
-    assert_eq!(ids(&lead.control, "/api-keys").await, [inside.id.clone()]);
+    assert_eq!(ids(&lead.control, "/api-keys").await, [inside.id.as_str()]);
     let made = lead
         .control
         .post("/api-keys", json!({ "name": "by lead", "team_id": own }))
@@ -612,7 +612,7 @@ async fn roles_reach_as_far_as_their_teams() {
         .refused(403, "forbidden");
     assert_eq!(
         ids(&developer.control, &by_owner).await,
-        [inside.id.clone()]
+        [inside.id.as_str()]
     );
     let seen = developer
         .control
@@ -677,7 +677,7 @@ async fn a_team_keeps_its_keys_to_some_targets() {
     assert_eq!(first["data"][0]["id"], inside.id.as_str());
     let cursor = first["next_cursor"].as_str().unwrap();
     let rest = format!("/api-keys?target={grouped}&cursor={cursor}");
-    assert_eq!(ids(owner, &rest).await, [free.id.clone()]);
+    assert_eq!(ids(owner, &rest).await, [free.id.as_str()]);
     // Whose key it is may know why.
     let why = inside.path("/effective-access");
     let why = ada.control.get(&why).await.expect(200).json();
