@@ -353,6 +353,12 @@ fn rows() -> Vec<Row> {
             "/targets/{target}",
             needs("target.update", Workspace),
         ),
+        reads("GET /access-groups", "/access-groups", needs("target.read", Workspace)),
+        changes("POST /access-groups", "/access-groups", needs("target.update", Workspace)),
+        changes("DELETE /access-groups/{name}", "/access-groups/{group}", needs("target.update", Workspace)),
+        reads("GET /credentials", "/credentials", needs("target.read", Workspace)),
+        changes("POST /credentials", "/credentials", needs("target.update", Workspace)),
+        changes("DELETE /credentials/{name}", "/credentials/{credential}", needs("target.update", Workspace)),
         // Keys.
         reads("GET /api-keys", "/api-keys", needs("key.read", Somewhere)),
         changes("POST /api-keys", "/api-keys", own_key("key.create"))
@@ -454,6 +460,11 @@ fn of_key(key: &str, place: Where) -> Vec<Row> {
             "POST /api-keys/{id}/rotate",
             path("/rotate"),
             or_own("key.rotate"),
+        ),
+        reads(
+            "GET /api-keys/{id}/effective-access",
+            path("/effective-access"),
+            read(),
         ),
         reads("GET /api-keys/{id}/rotation", path("/rotation"), read()),
         changes(
@@ -670,6 +681,13 @@ async fn scene(world: &World) -> Scene {
     let target = owner
         .target("canary", world.upstream.port(), json!({}))
         .await;
+    let group = json!({ "name": "canary-group" });
+    owner.post("/access-groups", group).await.expect(201);
+    let credential = json!({
+        "name": "canary-credential", "header": "x-upstream-key", "format": "{secret}",
+        "source": "env", "ref": "CANARY",
+    });
+    owner.post("/credentials", credential).await.expect(201);
     let robot = json!({ "name": "canary robot", "team_id": our_team });
     let robot = owner.post("/service-accounts", robot).await.expect(201);
     let invitation = json!({ "email": "invited@canary.example", "team_id": our_team });
@@ -728,6 +746,8 @@ async fn scene(world: &World) -> Scene {
         ("robot", id(&robot.json())),
         ("invitation", id(&invitation.json())),
         ("token", id(&narrowed.json())),
+        ("group", "canary-group".to_owned()),
+        ("credential", "canary-credential".to_owned()),
     ];
     Scene {
         ids: ids.into(),
@@ -864,6 +884,7 @@ async fn an_id_of_another_workspace_is_not_found_anywhere() {
         .await;
     let user = |id: &str| json!({ "type": "user", "id": id });
     let robot = || json!({ "type": "service_account", "id": "{robot}" });
+    let access = || json!({ "mode": "restrict", "targets": ["{target}"] });
     let posts = [
         ("/api-keys", json!({ "name": "a", "team_id": "{our_team}" })),
         (
