@@ -425,7 +425,7 @@ fn worker_thread(
         let counters = Arc::clone(&shared.workers[at]);
         let worker = Rc::new(Worker {
             upstreams: Upstreams::new(
-                tls,
+                &tls,
                 Arc::clone(&shared.reach),
                 &shared.config.bounds,
                 Arc::clone(&counters),

@@ -368,6 +368,7 @@ pub struct PatchTeam {
     pub limits: Option<LimitsPatch>,
     /// Members to set, by name; the inner `None` sets all of them back.
     pub self_service: Option<Option<BTreeMap<String, Value>>>,
+    pub access: Option<AccessPatch>,
     pub blocked: Option<bool>,
 }
 

@@ -11,6 +11,7 @@ use schemas::entry::Access;
 use schemas::{AccountId, Limits, PlanLimits, Position, TeamId, TeamRole, Timestamp, WorkspaceId};
 use serde::{Deserialize, Serialize};
 
+use crate::access;
 use crate::command::{PatchTeam, TeamCommand};
 use crate::event::{Change, Event, Recorded, Stream, TeamChanges};
 use crate::key::{check_limits, merge_limits};
@@ -217,6 +218,9 @@ fn patched(
     }
     if let Some(policy) = &patch.self_service {
         after.self_service = self_service::patched(before.self_service, policy, &mut refusals);
+    }
+    if let Some(access) = &patch.access {
+        after.access = access::merged(&before.access, access, &mut refusals);
     }
     if let Some(blocked) = patch.blocked {
         after.blocked = blocked;

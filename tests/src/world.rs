@@ -51,7 +51,7 @@ pub struct Builder {
     smtp: bool,
     control: String,
     control_config: String,
-    proxy_settings: Vec<(&'static str, String)>,
+    proxy_settings: Vec<(String, String)>,
 }
 
 /// A running system: one control plane, regions with proxies, and an upstream that is
@@ -150,8 +150,15 @@ impl Builder {
     }
 
     /// Sets a key of `[data]` for all proxies.
-    pub fn data(mut self, key: &'static str, value: impl ToString) -> Self {
-        self.proxy_settings.push((key, value.to_string()));
+    pub fn data(self, key: &'static str, value: impl ToString) -> Self {
+        let variable = format!("THROTTLEPROXY__DATA__{}", key.to_uppercase());
+        self.proxy_env(&variable, value)
+    }
+
+    /// Sets a variable in the environment of all proxies.
+    pub fn proxy_env(mut self, name: &str, value: impl ToString) -> Self {
+        self.proxy_settings
+            .push((name.to_owned(), value.to_string()));
         self
     }
 
@@ -189,6 +196,16 @@ impl Builder {
 
     /// Starts everything, and returns when the proxies are ready and know `echo`.
     pub async fn start(self) -> World {
+        let world = self.start_without_target().await;
+        world
+            .owner
+            .target("echo", world.upstream.port(), json!({}))
+            .await;
+        world
+    }
+
+    /// Starts everything, and returns when the proxies are ready; there is no `echo`.
+    pub async fn start_without_target(self) -> World {
         let shared = shared().await;
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", self.name);
@@ -296,9 +313,8 @@ impl Builder {
                     ),
                 );
                 let mut program = plane_program("data-plane", &config, &data_dir);
-                for (key, value) in &self.proxy_settings {
-                    let variable = format!("THROTTLEPROXY__DATA__{}", key.to_uppercase());
-                    program = program.env(&variable, value);
+                for (name, value) in &self.proxy_settings {
+                    program = program.env(name, value);
                 }
                 let plane = Plane::start(&id, program, &dir, &["proxy", "admin"]).await;
                 proxies.push(Arc::new(plane));
@@ -329,10 +345,6 @@ impl Builder {
         for proxy in world.proxies() {
             proxy.ready().await;
         }
-        world
-            .owner
-            .target("echo", world.upstream.port(), json!({}))
-            .await;
         world
     }
 

@@ -152,7 +152,7 @@ pub(super) async fn erase(own: Own) -> Result<Response, Failure> {
 
 /// The address in `email`; what is none is named as wrong.
 pub(super) fn address_field(fields: &mut Fields) -> Option<Address> {
-    let text = fields.required::<String>("email", "a text, required")?;
+    let text = fields.required_as::<String>("email", "a text, required")?;
     let address = Address::parse(&text);
     if address.is_none() {
         fields.refuse("email", address::EXPECTED);
@@ -161,7 +161,7 @@ pub(super) fn address_field(fields: &mut Fields) -> Option<Address> {
 }
 
 fn password_field(fields: &mut Fields) -> Option<Password> {
-    let text = fields.required::<String>("password", "a text, required")?;
+    let text = fields.required_as::<String>("password", "a text, required")?;
     let password = Password::parse(&text);
     if password.is_none() {
         fields.refuse("password", password::EXPECTED);

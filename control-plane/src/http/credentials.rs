@@ -26,7 +26,7 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         header: fields.required_text("header"),
         format: fields.required_text("format"),
         source: fields
-            .required("source", "env or file, required")
+            .required_as("source", "env or file, required")
             .unwrap_or(SecretSource::File),
         reference: fields.required_text("ref"),
     };

@@ -114,7 +114,7 @@ impl Fields {
     }
 
     /// A field that must be there.
-    pub(crate) fn required<T: DeserializeOwned>(
+    pub(crate) fn required_as<T: DeserializeOwned>(
         &mut self,
         name: &'static str,
         expected: &str,

@@ -17,13 +17,13 @@ use schemas::{Environment, KeyId, Limits, Position, TeamId};
 use serde_json::Value;
 
 use self::whose::Right;
-use super::App;
 use super::answer;
 use super::call::{Call, Id};
 use super::failure::Failure;
 use super::fields::Fields;
 use super::permission::Permission;
 use super::teams;
+use super::{App, effective_access};
 use crate::execute::Outcome;
 use crate::store::log;
 use crate::view::{self, key::Filter};
@@ -150,10 +150,10 @@ pub(super) async fn list(call: Call) -> Result<Response, Failure> {
     let owner = call.params.text("owner");
     let mine: bool = call.params.parsed("mine", "true or false").unwrap_or(false);
     call.finish_params()?;
-    if let Some(id) = &target {
-        // Every key may call every target of its workspace.
-        super::targets::find(&call, id).await?;
-    }
+    let target = match &target {
+        Some(id) => Some(super::targets::find(&call, id).await?),
+        None => None,
+    };
     let team_id = match &team {
         Some(id) => Some(teams::find(&call, id).await?.id),
         None => None,
@@ -181,8 +181,10 @@ pub(super) async fn list(call: Call) -> Result<Response, Failure> {
         after,
         limit: limit + 1,
     };
-    let mut keys =
-        view::key::list(call.app.store(), call.caller.workspace_id, &filter, now).await?;
+    let mut keys = match &target {
+        Some(target) => effective_access::keys_that_may(&call, target, filter, now).await?,
+        None => view::key::list(call.app.store(), call.caller.workspace_id, &filter, now).await?,
+    };
     let more = keys.len() > limit as usize;
     keys.truncate(limit as usize);
     let next_cursor = keys.last().filter(|_| more).map(|key| key.id.to_string());
@@ -423,8 +425,15 @@ pub(super) fn event_row(row: &log::Row) -> Result<Value, Failure> {
     Ok(event)
 }
 
+/// A key that the caller may read.
+pub(super) async fn find_readable(call: &Call, id: &str) -> Result<Key, Failure> {
+    let key = find(call, id).await?;
+    whose::permit(call, Permission::KeyRead, &key)?;
+    Ok(key)
+}
+
 /// A key of the caller's workspace; another's is not found.
-pub(super) async fn find(call: &Call, id: &str) -> Result<Key, Failure> {
+async fn find(call: &Call, id: &str) -> Result<Key, Failure> {
     let not_found = || Failure::not_found("key");
     let id: KeyId = id.parse().map_err(|_| not_found())?;
     view::key::get(call.app.store(), call.caller.workspace_id, id)

@@ -90,7 +90,7 @@ pub(super) async fn enter(own: Own) -> Result<Response, Failure> {
     let session = own.identity.session()?.id;
     own.asked.finish_params()?;
     let mut fields = own.asked.required_fields()?;
-    let workspace_id = fields.required::<String>("workspace_id", "a text, required");
+    let workspace_id = fields.required_as::<String>("workspace_id", "a text, required");
     fields.finish()?;
     let not_found = || Failure::not_found("workspace");
     let workspace_id: WorkspaceId = workspace_id
@@ -203,7 +203,7 @@ async fn log_in(asked: &Asked, fields: Fields, is_cookie: bool) -> Result<Logged
         return Ok(accounts.finish_sign_in(&ticket, &code, origin).await?);
     }
     let address = address_field(&mut fields);
-    let password = fields.required::<String>("password", "a text, required");
+    let password = fields.required_as::<String>("password", "a text, required");
     fields.finish()?;
     let (Some(address), Some(password)) = (address, password) else {
         return Err(Failure::field("email", "an e-mail address"));

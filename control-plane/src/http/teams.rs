@@ -255,6 +255,7 @@ fn read(fields: &mut Fields) -> PatchTeam {
         self_service: fields
             .members_of::<Value>("self_service", "a value")
             .map(set),
+        access: super::access::patched(fields),
         blocked: fields
             .optional("blocked", "true, false or null")
             .map(Option::unwrap_or_default),

@@ -353,12 +353,36 @@ fn rows() -> Vec<Row> {
             "/targets/{target}",
             needs("target.update", Workspace),
         ),
-        reads("GET /access-groups", "/access-groups", needs("target.read", Workspace)),
-        changes("POST /access-groups", "/access-groups", needs("target.update", Workspace)),
-        changes("DELETE /access-groups/{name}", "/access-groups/{group}", needs("target.update", Workspace)),
-        reads("GET /credentials", "/credentials", needs("target.read", Workspace)),
-        changes("POST /credentials", "/credentials", needs("target.update", Workspace)),
-        changes("DELETE /credentials/{name}", "/credentials/{credential}", needs("target.update", Workspace)),
+        reads(
+            "GET /access-groups",
+            "/access-groups",
+            needs("target.read", Workspace),
+        ),
+        changes(
+            "POST /access-groups",
+            "/access-groups",
+            needs("target.update", Workspace),
+        ),
+        changes(
+            "DELETE /access-groups/{name}",
+            "/access-groups/{group}",
+            needs("target.update", Workspace),
+        ),
+        reads(
+            "GET /credentials",
+            "/credentials",
+            needs("target.read", Workspace),
+        ),
+        changes(
+            "POST /credentials",
+            "/credentials",
+            needs("target.update", Workspace),
+        ),
+        changes(
+            "DELETE /credentials/{name}",
+            "/credentials/{credential}",
+            needs("target.update", Workspace),
+        ),
         // Keys.
         reads("GET /api-keys", "/api-keys", needs("key.read", Somewhere)),
         changes("POST /api-keys", "/api-keys", own_key("key.create"))
@@ -899,6 +923,8 @@ async fn an_id_of_another_workspace_is_not_found_anywhere() {
             "/api-keys",
             json!({ "name": "d", "replaces": "{plain_key}" }),
         ),
+        ("/api-keys", json!({ "name": "h", "access": access() })),
+        ("/teams", json!({ "name": "i", "access": access() })),
         (
             "/service-accounts",
             json!({ "name": "e", "team_id": "{our_team}" }),
