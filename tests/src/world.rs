@@ -1,5 +1,6 @@
 //! The whole system for one test: servers, planes, an upstream and an owner's token.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,6 +50,7 @@ pub struct Builder {
     log_level: &'static str,
     proxy_private_upstreams: bool,
     authz: bool,
+    dns_server: Option<SocketAddr>,
     smtp: bool,
     control: String,
     control_config: String,
@@ -160,6 +162,12 @@ impl Builder {
     pub fn proxy_env(mut self, name: &str, value: impl ToString) -> Self {
         self.proxy_settings
             .push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Whom the proxies ask for the addresses of upstreams.
+    pub fn dns_server(mut self, address: SocketAddr) -> Self {
+        self.dns_server = Some(address);
         self
     }
 
@@ -309,12 +317,14 @@ impl Builder {
                     &format!(
                         "[data]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
                          region = \"{region_name}\"\nproxy_id = \"{id}\"\n\
-                         drain_delay_ms = 0\nworkers = {}\n{}\n{}{}",
+                         drain_delay_ms = 0\nworkers = {}\n{}{}\n{}{}",
                         self.workers,
                         match self.authz {
                             true => "authz_listen = \"127.0.0.1:0\"\n",
                             false => "",
                         },
+                        self.dns_server
+                            .map_or(String::new(), |it| format!("dns_server = \"{it}\"\n")),
                         region_table(
                             &region_name,
                             port(&to_redis, redis.port()),
@@ -399,6 +409,7 @@ impl World {
             log_level: "info",
             proxy_private_upstreams: true,
             authz: false,
+            dns_server: None,
             smtp: false,
             control: "listen = \"127.0.0.1:0\"\n".to_owned(),
             control_config: String::new(),

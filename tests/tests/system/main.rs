@@ -5,11 +5,14 @@
     reason = "helpers of tests are tests: a failure there is the message"
 )]
 
+mod access;
 mod accounts;
+mod addresses;
 mod architecture;
 mod bad_input;
 mod boundary;
 mod config;
+mod credentials;
 mod demo;
 mod faults;
 mod forward_auth;
@@ -29,5 +32,6 @@ mod servers;
 mod service_accounts;
 mod smuggling;
 mod story;
+mod targets;
 mod teams;
 mod workspaces;
