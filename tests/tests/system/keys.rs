@@ -348,6 +348,14 @@ async fn a_revoked_key_stays_revoked() {
     let world = World::start("revoke").await;
     let key = world.owner.key("short lived").await;
     world.all_admit(&key.secret).await;
+    // Its first use is an event too, which may come a moment later.
+    eventually("its use is recorded", Duration::from_secs(10), async || {
+        let history = world.owner.get(&key.path("/history")).await.check(200)?;
+        let history = history.json()["data"].to_string();
+        ensure!(history.contains("key.first_used"), "{history}");
+        Ok(())
+    })
+    .await;
 
     let gone = world.owner.delete(&key.path("")).await.expect(204);
     assert!(gone.body.is_empty());

@@ -247,7 +247,9 @@ async fn roll_back_until(url: String, done: Arc<AtomicBool>) -> u64 {
             .unwrap();
         connection
             .execute(
-                "INSERT INTO events SELECT position, lineage, generation, 'key/rolled-back', 1, \
+                "INSERT INTO events (position, lineage, generation, stream, stream_version, id, \
+                 type, schema_version, workspace_id, at_ms, canonical, leaf_hash, chain_hash) \
+                 SELECT position, lineage, generation, 'key/rolled-back', 1, \
                  'x', 'x', 1, NULL, 0, chain_hash, chain_hash, chain_hash FROM head",
             )
             .await
