@@ -12,6 +12,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health, metrics and the table's state are shown; port 0 takes a free one.
     pub admin_listen: SocketAddr,
+    /// Where Envoy asks over gRPC whether a request may pass; `None` is nowhere.
+    pub authz_listen: Option<SocketAddr>,
     /// TLS towards clients; without it they speak plain text.
     pub certificate: Option<CertificateFiles>,
     /// The region whose table this proxy serves.

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod authz;
 pub mod clock;
 pub mod config;
 pub mod credentials;

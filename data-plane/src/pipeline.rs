@@ -28,6 +28,7 @@ pub mod me;
 pub mod record;
 pub mod relay;
 pub mod tunnel;
+pub mod verify;
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -57,6 +58,8 @@ struct Trail {
     profile: ErrorProfile,
     /// How the caller's limits stand.
     standings: Standings,
+    /// Another proxy asks that understands one kind of refusal only.
+    denies_as_403: bool,
 }
 
 /// Serves one request. It cannot fail: whatever goes wrong is an answer.
@@ -67,7 +70,10 @@ pub async fn handle(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let arrival = identify::identify(&worker, &lane, request.headers());
     let record = Record::open(Rc::clone(&worker), Rc::clone(&lane), &arrival);
-    let mut trail = Trail::default();
+    let mut trail = Trail {
+        denies_as_403: verify::denies_as_403(request.uri()),
+        ..Trail::default()
+    };
     let (version, is_head) = (request.version(), request.method() == Method::HEAD);
     let outcome = walk(&worker, &lane, &arrival, request, &mut trail).await;
     let mut response = match outcome {
@@ -79,8 +85,12 @@ pub async fn handle(
         }
         Err(rejection) => {
             record.ends(Outcome::Refused(rejection.code));
-            rejection::answer(&rejection, trail.profile, arrival.request_id.as_str())
-                .map(|text| Content::Own(Some(text)))
+            let mut response =
+                rejection::answer(&rejection, trail.profile, arrival.request_id.as_str());
+            if trail.denies_as_403 {
+                verify::deny_as_403(&mut response);
+            }
+            response.map(|text| Content::Own(Some(text)))
         }
     };
     let headers = response.headers_mut();
@@ -114,6 +124,9 @@ async fn walk(
 
     identify::check_form(&head)?;
     identify::check_size(&head, shared.config.bounds.headers_max)?;
+    if verify::is_asked(head.uri.path()) {
+        return verify::answer(shared, arrival, head, trail).await;
+    }
     let known = authenticate::authenticate(shared, arrival, &head).await?;
     trail.profile = known.profile();
     let admitted = admit::admit(known, arrival.now)?;

@@ -32,6 +32,7 @@ use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::admin;
+use crate::authz;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credentials::Credentials;
@@ -83,7 +84,7 @@ pub struct Shared {
     pub lookups: Lookups,
     /// Addresses with failed keys.
     pub failures: Failures,
-    /// What the workers count.
+    /// What the workers count; the last is of Envoy's questions, where they are answered.
     pub workers: Vec<Arc<Counters>>,
     /// What the follower counts.
     pub follow: Arc<FollowCounters>,
@@ -120,6 +121,7 @@ pub struct Worker {
 pub struct Running {
     proxy_addr: SocketAddr,
     admin_addr: SocketAddr,
+    authz_addr: Option<SocketAddr>,
     shared: Arc<Shared>,
     stage: watch::Sender<Stage>,
     leaving: Arc<Notify>,
@@ -190,6 +192,20 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
             source,
         })?;
     let (admin_addr, admin) = admin;
+    let authz = config
+        .authz_listen
+        .map(|address| {
+            listen(address, false)
+                .and_then(|it| Ok((it.local_addr()?, it)))
+                .map_err(|source| Error::Listen {
+                    address,
+                    setting: "[data] authz_listen",
+                    variable: "THROTTLEPROXY__DATA__AUTHZ_LISTEN",
+                    source,
+                })
+        })
+        .transpose()?;
+    let authz_addr = authz.as_ref().map(|(address, _)| *address);
     let tls = upstream::tls_config().map_err(Error::Tls)?;
     let certificate = match &config.certificate {
         None => None,
@@ -205,7 +221,7 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
     );
     let (resolver, resolve_service) = resolve::new(config.upstreams.dns_server);
     let mut own_listeners = config.upstreams.own_listeners.clone();
-    own_listeners.extend([proxy_addr, admin_addr]);
+    own_listeners.extend([proxy_addr, admin_addr].into_iter().chain(authz_addr));
     let mut random: SmallRng = rand::make_rng();
     let shared = Arc::new(Shared {
         boot_id: BootId::from_parts(
@@ -220,7 +236,9 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
             config.bounds.failures_window_ms,
             config.bounds.block_ms,
         ),
-        workers: (0..threads).map(|_| Arc::default()).collect(),
+        workers: (0..threads + usize::from(authz.is_some()))
+            .map(|_| Arc::default())
+            .collect(),
         backlog: Arc::default(),
         is_leaving: AtomicBool::new(false),
         reach: Arc::new(Reach::new(resolver, own_listeners)),
@@ -263,11 +281,21 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
             worker_thread(shared, at, listener, tls, stages)
         })?);
     }
+    if let Some((_, listener)) = authz {
+        let (shared, stages) = (Arc::clone(&shared), stages.clone());
+        workers.push(spawn("authz", move || {
+            authz_thread(shared, threads, listener, stages)
+        })?);
+    }
     tracing::info!(listener = "proxy", address = %proxy_addr, "listening");
     tracing::info!(listener = "admin", address = %admin_addr, "listening");
+    if let Some(address) = authz_addr {
+        tracing::info!(listener = "authz", %address, "listening");
+    }
     Ok(Running {
         proxy_addr,
         admin_addr,
+        authz_addr,
         shared,
         stage,
         leaving,
@@ -288,6 +316,11 @@ impl Running {
     /// Where health and metrics are.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
+    }
+
+    /// Where Envoy asks.
+    pub fn authz_addr(&self) -> Option<SocketAddr> {
+        self.authz_addr
     }
 
     /// Whether requests are admitted.
@@ -425,7 +458,7 @@ fn worker_thread(
         let counters = Arc::clone(&shared.workers[at]);
         let worker = Rc::new(Worker {
             upstreams: Upstreams::new(
-                tls,
+                &tls,
                 Arc::clone(&shared.reach),
                 &shared.config.bounds,
                 Arc::clone(&counters),
@@ -452,6 +485,33 @@ fn worker_thread(
         // The sender gone means that nobody waits for an orderly end.
         if *stages.borrow() == Stage::Draining {
             worker.drain().await;
+        }
+    });
+}
+
+fn authz_thread(
+    shared: Arc<Shared>,
+    at: usize,
+    listener: StdListener,
+    stages: watch::Receiver<Stage>,
+) {
+    let Some(runtime) = runtime() else { return };
+    runtime.block_on(async move {
+        let cut_after = Duration::from_millis(shared.config.bounds.drain_ms);
+        let counters = Arc::clone(&shared.workers[at]);
+        let mut stopping = stages.clone();
+        let stop = async move {
+            // The sender gone means the same, without an orderly end.
+            let _ = stopping.wait_for(|it| *it != Stage::Serving).await;
+        };
+        let mut leaving = stages.clone();
+        tokio::select! {
+            () = authz::serve(shared, counters, listener, stop) => {}
+            () = async {
+                if leaving.wait_for(|it| *it != Stage::Serving).await.is_ok() {
+                    tokio::time::sleep(cut_after).await;
+                }
+            } => {}
         }
     });
 }

@@ -449,6 +449,7 @@ pub(crate) fn config() -> Config {
     Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         admin_listen: "127.0.0.1:0".parse().unwrap(),
+        authz_listen: None,
         certificate: None,
         region: "test".to_owned(),
         proxy_id: "proxy".to_owned(),

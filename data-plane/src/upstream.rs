@@ -7,10 +7,13 @@
 //! is part of a pool's key: a connection that one target may use is never lent to another
 //! that may not.
 //!
-//! A connection of HTTP/1.1 has no task of its own: see [`link`].
+//! A connection of HTTP/1.1 serves one request at a time and has no task of its own: see
+//! [`link`]. Where an upstream chooses HTTP/2 (TLS with ALPN), its requests share one: see
+//! [`multiplexed`].
 
 pub mod lease;
 pub mod link;
+mod multiplexed;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -27,6 +30,7 @@ use schemas::entry::Scheme;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::address::Allowance;
 use crate::config::Bounds;
@@ -34,8 +38,10 @@ use crate::gather::Gather;
 use crate::metrics::{Counters, add};
 use crate::pipeline::body::RequestBody;
 use crate::reach::{self, Reach};
-pub use lease::Lease;
+use lease::Way;
+pub use lease::{Lease, SendError};
 pub use link::Link;
+use multiplexed::Multiplexed;
 
 /// The most bytes of an answer's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -58,7 +64,12 @@ pub struct Origin {
 /// The connections of one worker.
 pub struct Upstreams {
     idle: RefCell<HashMap<Origin, VecDeque<Idle>, DefaultHashBuilder>>,
+    /// Connections of HTTP/2, idle or not.
+    multiplexed: RefCell<HashMap<Origin, Vec<Multiplexed>, DefaultHashBuilder>>,
+    /// Offers HTTP/2 and HTTP/1.1.
     tls: TlsConnector,
+    /// Offers HTTP/1.1 alone.
+    tls_http1: TlsConnector,
     reach: Arc<Reach>,
     idle_max: usize,
     idle_for: Duration,
@@ -88,7 +99,16 @@ pub enum ConnectError {
     Timeout,
 }
 
-/// The TLS settings of all workers: the machine's roots, HTTP/1.1.
+/// The versions of HTTP that a request can go over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Versions {
+    /// Whichever the upstream likes best.
+    Any,
+    /// HTTP/1.1 alone: only there a connection can become something else.
+    Http1,
+}
+
+/// The TLS settings of all workers: the machine's roots.
 pub fn tls_config() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
     let mut roots = rustls::RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
@@ -100,12 +120,18 @@ pub fn tls_config() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
         tracing::warn!("this machine has no root certificates: no https upstream can be verified");
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// These settings with the protocols that are offered (ALPN), best first.
+fn offering(tls: &rustls::ClientConfig, protocols: &[&str]) -> TlsConnector {
+    let mut config = tls.clone();
+    config.alpn_protocols = protocols.iter().map(|it| it.as_bytes().to_vec()).collect();
+    TlsConnector::from(Arc::new(config))
 }
 
 // === impl Upstreams ===
@@ -113,14 +139,16 @@ pub fn tls_config() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
 impl Upstreams {
     /// An empty pool.
     pub fn new(
-        tls: Arc<rustls::ClientConfig>,
+        tls: &rustls::ClientConfig,
         reach: Arc<Reach>,
         bounds: &Bounds,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
             idle: RefCell::new(HashMap::default()),
-            tls: TlsConnector::from(tls),
+            multiplexed: RefCell::new(HashMap::default()),
+            tls: offering(tls, &["h2", "http/1.1"]),
+            tls_http1: offering(tls, &["http/1.1"]),
             reach,
             idle_max: bounds.upstream_idle_per_host_max,
             idle_for: Duration::from_millis(bounds.upstream_idle_ms),
@@ -128,8 +156,15 @@ impl Upstreams {
         }
     }
 
-    /// An idle connection, the one used last: the others may then grow old and go.
-    pub fn reuse(&self, origin: &Origin) -> Option<Lease> {
+    /// A place on a connection of HTTP/2, or an idle connection of HTTP/1.1: the one used
+    /// last, so that the others may grow old and go.
+    pub fn reuse(&self, origin: &Origin, versions: Versions) -> Option<Lease> {
+        if origin.scheme == Scheme::Https
+            && versions == Versions::Any
+            && let Some(lease) = self.share(origin)
+        {
+            return Some(lease);
+        }
         let mut pools = self.idle.borrow_mut();
         let pool = pools.get_mut(origin)?;
         let mut at = pool.len();
@@ -145,8 +180,10 @@ impl Upstreams {
             {
                 add(&self.counters.upstream_reuses, 1);
                 return Some(Lease {
-                    sender: idle.sender,
-                    link: idle.link,
+                    way: Way::Http1 {
+                        sender: idle.sender,
+                        link: idle.link,
+                    },
                     origin: origin.clone(),
                     is_reused: true,
                 });
@@ -163,19 +200,24 @@ impl Upstreams {
         &self,
         origin: &Origin,
         literal: Option<IpAddr>,
+        versions: Versions,
         within: Duration,
     ) -> Result<Lease, ConnectError> {
-        tokio::time::timeout(within, self.connect_to_any(origin, literal))
+        tokio::time::timeout(within, self.connect_to_any(origin, literal, versions))
             .await
             .map_err(|_| ConnectError::Timeout)?
     }
 
     /// Takes a connection back after a whole exchange.
     pub fn give_back(&self, lease: Lease, now: Instant) {
-        lease.link.let_go();
+        let Way::Http1 { sender, link } = lease.way else {
+            // Its place is free from here on.
+            return;
+        };
+        link.let_go();
         let idle = Idle {
-            sender: lease.sender,
-            link: lease.link,
+            sender,
+            link,
             since: now,
         };
         idle.look();
@@ -200,12 +242,29 @@ impl Upstreams {
             });
             !pool.is_empty()
         });
+        self.multiplexed.borrow_mut().retain(|_, pool| {
+            pool.retain(|it| it.is_wanted(now, self.idle_for));
+            !pool.is_empty()
+        });
+    }
+
+    /// A place on a connection of HTTP/2 that is there.
+    fn share(&self, origin: &Origin) -> Option<Lease> {
+        let pools = self.multiplexed.borrow();
+        let (sender, place) = pools.get(origin)?.iter().find_map(Multiplexed::enter)?;
+        add(&self.counters.upstream_reuses, 1);
+        Some(Lease {
+            way: Way::Http2 { sender, place },
+            origin: origin.clone(),
+            is_reused: true,
+        })
     }
 
     async fn connect_to_any(
         &self,
         origin: &Origin,
         literal: Option<IpAddr>,
+        versions: Versions,
     ) -> Result<Lease, ConnectError> {
         let addresses = self
             .reach
@@ -219,14 +278,19 @@ impl Upstreams {
             std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
             match TcpStream::connect(address).await {
-                Ok(stream) => return self.greet(origin, stream).await,
+                Ok(stream) => return self.greet(origin, stream, versions).await,
                 Err(err) => failure = err,
             }
         }
         Err(ConnectError::Unreachable(failure))
     }
 
-    async fn greet(&self, origin: &Origin, stream: TcpStream) -> Result<Lease, ConnectError> {
+    async fn greet(
+        &self,
+        origin: &Origin,
+        stream: TcpStream,
+        versions: Versions,
+    ) -> Result<Lease, ConnectError> {
         add(&self.counters.upstream_connects, 1);
         // Small writes go out at once; a request is written in one piece anyway.
         let _ = stream.set_nodelay(true);
@@ -236,17 +300,45 @@ impl Upstreams {
                 let name = origin.host.trim_start_matches('[').trim_end_matches(']');
                 let name = ServerName::try_from(name.to_owned())
                     .map_err(|err| ConnectError::Tls(std::io::Error::other(err)))?;
-                let stream = self
-                    .tls
-                    .connect(name, stream)
-                    .await
-                    .map_err(ConnectError::Tls)?;
+                let tls = match versions {
+                    Versions::Any => &self.tls,
+                    Versions::Http1 => &self.tls_http1,
+                };
+                let stream = tls.connect(name, stream).await.map_err(ConnectError::Tls)?;
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    return self.multiplex(origin, stream).await;
+                }
                 speak(stream).await
             }
         }?;
         Ok(Lease {
-            sender,
-            link: Rc::new(link),
+            way: Way::Http1 {
+                sender,
+                link: Rc::new(link),
+            },
+            origin: origin.clone(),
+            is_reused: false,
+        })
+    }
+
+    async fn multiplex(
+        &self,
+        origin: &Origin,
+        stream: TlsStream<TcpStream>,
+    ) -> Result<Lease, ConnectError> {
+        // Others may have connected meanwhile; then theirs serves all.
+        if let Some(lease) = self.share(origin) {
+            return Ok(lease);
+        }
+        let opened = Multiplexed::open(stream).await?;
+        let Some((sender, place)) = opened.enter() else {
+            let closed = std::io::ErrorKind::ConnectionAborted.into();
+            return Err(ConnectError::Unreachable(closed));
+        };
+        let mut pools = self.multiplexed.borrow_mut();
+        pools.entry(origin.clone()).or_default().push(opened);
+        Ok(Lease {
+            way: Way::Http2 { sender, place },
             origin: origin.clone(),
             is_reused: false,
         })

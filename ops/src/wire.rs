@@ -109,6 +109,7 @@ pub fn data_plane(
     data_plane::Config {
         listen: config.data.listen,
         admin_listen: config.data.admin_listen,
+        authz_listen: config.data.authz_listen,
         certificate: config
             .data
             .tls_cert_file

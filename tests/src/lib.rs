@@ -13,6 +13,7 @@ pub mod person;
 pub mod plane;
 pub mod process;
 pub mod proxy;
+pub mod secure;
 pub mod server;
 pub mod traffic;
 pub mod upstream;

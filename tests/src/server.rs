@@ -1,6 +1,7 @@
 //! The servers that the product stands on, as private processes on free ports.
 
 pub mod front;
+pub mod gate;
 pub mod nats;
 pub mod oidc;
 pub mod postgres;

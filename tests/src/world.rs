@@ -50,10 +50,11 @@ pub struct Builder {
     log_level: &'static str,
     proxy_private_upstreams: bool,
     dns_server: Option<SocketAddr>,
+    authz: bool,
     smtp: bool,
     control: String,
     control_config: String,
-    proxy_settings: Vec<(&'static str, String)>,
+    proxy_settings: Vec<(String, String)>,
 }
 
 /// A running system: one control plane, regions with proxies, and an upstream that is
@@ -152,8 +153,15 @@ impl Builder {
     }
 
     /// Sets a key of `[data]` for all proxies.
-    pub fn data(mut self, key: &'static str, value: impl ToString) -> Self {
-        self.proxy_settings.push((key, value.to_string()));
+    pub fn data(self, key: &'static str, value: impl ToString) -> Self {
+        let variable = format!("THROTTLEPROXY__DATA__{}", key.to_uppercase());
+        self.proxy_env(&variable, value)
+    }
+
+    /// Sets a variable in the environment of all proxies.
+    pub fn proxy_env(mut self, name: &str, value: impl ToString) -> Self {
+        self.proxy_settings
+            .push((name.to_owned(), value.to_string()));
         self
     }
 
@@ -166,6 +174,12 @@ impl Builder {
     /// Lets the control plane accept private targets and the proxies refuse them.
     pub fn proxies_without_private_upstreams(mut self) -> Self {
         self.proxy_private_upstreams = false;
+        self
+    }
+
+    /// Lets the proxies answer Envoy, at their listener `authz`.
+    pub fn authz(mut self) -> Self {
+        self.authz = true;
         self
     }
 
@@ -197,6 +211,16 @@ impl Builder {
 
     /// Starts everything, and returns when the proxies are ready and know `echo`.
     pub async fn start(self) -> World {
+        let world = self.start_without_target().await;
+        world
+            .owner
+            .target("echo", world.upstream.port(), json!({}))
+            .await;
+        world
+    }
+
+    /// Starts everything, and returns when the proxies are ready; there is no `echo`.
+    pub async fn start_without_target(self) -> World {
         let shared = shared().await;
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", self.name);
@@ -293,10 +317,14 @@ impl Builder {
                     &format!(
                         "[data]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
                          region = \"{region_name}\"\nproxy_id = \"{id}\"\n\
-                         drain_delay_ms = 0\nworkers = {}\n{}\n{}{}",
+                         drain_delay_ms = 0\nworkers = {}\n{}{}\n{}{}",
                         self.workers,
                         self.dns_server
                             .map_or(String::new(), |it| format!("dns_server = \"{it}\"\n")),
+                        match self.authz {
+                            true => "authz_listen = \"127.0.0.1:0\"\n",
+                            false => "",
+                        },
                         region_table(
                             &region_name,
                             port(&to_redis, redis.port()),
@@ -306,11 +334,14 @@ impl Builder {
                     ),
                 );
                 let mut program = plane_program("data-plane", &config, &data_dir);
-                for (key, value) in &self.proxy_settings {
-                    let variable = format!("THROTTLEPROXY__DATA__{}", key.to_uppercase());
-                    program = program.env(&variable, value);
+                for (name, value) in &self.proxy_settings {
+                    program = program.env(name, value);
                 }
-                let plane = Plane::start(&id, program, &dir, &["proxy", "admin"]).await;
+                let listeners: &[&str] = match self.authz {
+                    true => &["proxy", "admin", "authz"],
+                    false => &["proxy", "admin"],
+                };
+                let plane = Plane::start(&id, program, &dir, listeners).await;
                 proxies.push(Arc::new(plane));
                 if let (Some(redis), Some(nats)) = (to_redis, to_nats) {
                     links.push(ProxyLinks { redis, nats });
@@ -339,10 +370,6 @@ impl Builder {
         for proxy in world.proxies() {
             proxy.ready().await;
         }
-        world
-            .owner
-            .target("echo", world.upstream.port(), json!({}))
-            .await;
         world
     }
 
@@ -382,6 +409,7 @@ impl World {
             log_level: "info",
             proxy_private_upstreams: true,
             dns_server: None,
+            authz: false,
             smtp: false,
             control: "listen = \"127.0.0.1:0\"\n".to_owned(),
             control_config: String::new(),

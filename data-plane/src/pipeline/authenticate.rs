@@ -321,7 +321,7 @@ fn query_keys(query: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Whether a query parameter's encoded name is the key's.
-pub(super) fn is_query_key(name: &str) -> bool {
+pub(crate) fn is_query_key(name: &str) -> bool {
     name == QUERY_KEY || name.contains('%') && percent_decode(name.as_bytes()).eq(QUERY_KEY.bytes())
 }
 

@@ -38,7 +38,7 @@ pub struct Route {
 
 /// An origin as `x-throttleproxy-target` names it.
 #[derive(Debug, PartialEq, Eq)]
-struct Destination {
+pub(super) struct Destination {
     scheme: Scheme,
     host: String,
     port: u16,
@@ -286,7 +286,7 @@ fn is_below(path: &str, base: &str) -> bool {
 }
 
 /// Reads an origin: scheme, host, perhaps a port, and nothing more.
-fn destination(value: &[u8]) -> Result<Destination, Rejection> {
+pub(super) fn destination(value: &[u8]) -> Result<Destination, Rejection> {
     const SHAPE: &str = "x-throttleproxy-target must be an origin such as https://api.example.com or \
          https://api.example.com:8443.";
     let text = std::str::from_utf8(value).map_err(|_| bad(SHAPE))?;

@@ -1,9 +1,9 @@
 //! Bodies on their way, both directions: streamed, counted, and bounded in time.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
@@ -26,19 +26,28 @@ use crate::server::lane::Lane;
 pub struct Cut;
 
 /// What the upstream gets.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub enum RequestBody {
     /// No body.
     #[default]
     Empty,
     /// A client's body as it comes.
-    Streaming(Box<Upload>),
+    Streaming {
+        /// The body, of which a request that has to be sent again is one more owner.
+        upload: Rc<RefCell<Upload>>,
+        /// Which sending this is; only the last one may read.
+        sending: u32,
+    },
 }
 
 /// A client's body.
 #[derive(Debug)]
 pub struct Upload {
     incoming: Incoming,
+    /// Something was taken of it.
+    was_read: bool,
+    /// Which sending may read it.
+    sending: u32,
     progress: Rc<Progress>,
     bytes_left: u64,
     passing: Trailing,
@@ -69,6 +78,12 @@ pub struct Progress {
     pub is_done: Cell<bool>,
     /// Why it will not.
     pub fault: Cell<Option<Code>>,
+    /// The body is read by another task than the one that runs the lane.
+    is_apart: Cell<bool>,
+    /// Nobody wants the rest.
+    is_given_up: Cell<bool>,
+    /// The task that reads it apart.
+    reader: RefCell<Option<Waker>>,
     idle: Duration,
     first_byte: Duration,
 }
@@ -103,8 +118,27 @@ impl Progress {
             lane,
             is_done: Cell::new(false),
             fault: Cell::new(None),
+            is_apart: Cell::new(false),
+            is_given_up: Cell::new(false),
+            reader: RefCell::new(None),
             idle,
             first_byte,
+        }
+    }
+
+    /// The body is read by a task of its own from now on.
+    pub fn runs_apart(&self) {
+        self.is_apart.set(true);
+    }
+
+    /// Nobody wants the rest of the body: what reads it apart hears of that as of an error,
+    /// so that the upstream never takes the beginning for the whole.
+    pub fn give_up(&self) {
+        if !self.is_done.get()
+            && !self.is_given_up.replace(true)
+            && let Some(reader) = self.reader.take()
+        {
+            reader.wake();
         }
     }
 
@@ -119,6 +153,9 @@ impl Progress {
             } else {
                 self.idle
             };
+            if self.is_apart.get() {
+                self.lane.refresh_now();
+            }
             self.lane.wait_until(self.lane.now() + wait);
         }
     }
@@ -140,8 +177,10 @@ impl RequestBody {
         passing: Trailing,
         pace: Pace,
     ) -> Self {
-        Self::Streaming(Box::new(Upload {
+        let upload = Upload {
             incoming,
+            was_read: false,
+            sending: 0,
             progress,
             bytes_left: bytes_max,
             passing,
@@ -150,7 +189,28 @@ impl RequestBody {
             waited: Duration::ZERO,
             waiting_since: None,
             alarm: None,
-        }))
+        };
+        Self::Streaming {
+            upload: Rc::new(RefCell::new(upload)),
+            sending: 0,
+        }
+    }
+
+    /// The body for one more try, if it can be sent again: nothing was taken of it.
+    pub fn again(self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Streaming { upload, .. } => {
+                let sending = {
+                    let mut upload = upload.borrow_mut();
+                    upload.sending += 1;
+                    upload.progress.is_given_up.set(false);
+                    upload.progress.is_apart.set(false);
+                    (!upload.was_read).then_some(upload.sending)?
+                };
+                Some(Self::Streaming { upload, sending })
+            }
+        }
     }
 }
 
@@ -164,21 +224,27 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
-            Self::Streaming(upload) => upload.poll_frame(cx),
+            Self::Streaming { upload, sending } => {
+                let mut upload = upload.borrow_mut();
+                if upload.sending != *sending {
+                    return Poll::Ready(Some(Err(Cut)));
+                }
+                upload.poll_frame(cx)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streaming(upload) => upload.incoming.is_end_stream(),
+            Self::Streaming { upload, .. } => upload.borrow().incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streaming(upload) => upload.incoming.size_hint(),
+            Self::Streaming { upload, .. } => upload.borrow().incoming.size_hint(),
         }
     }
 }
@@ -187,8 +253,16 @@ impl Body for RequestBody {
 
 impl Upload {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if self.progress.is_given_up.get() {
+            return Poll::Ready(Some(Err(Cut)));
+        }
+        if self.progress.is_apart.get() {
+            *self.progress.reader.borrow_mut() = Some(cx.waker().clone());
+        }
         loop {
-            match Pin::new(&mut self.incoming).poll_frame(cx) {
+            let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+            self.was_read |= matches!(frame, Poll::Ready(Some(_)));
+            match frame {
                 Poll::Pending => return self.poll_pace(cx).map(|cut| Some(Err(cut))),
                 Poll::Ready(None) => {
                     self.finish(0);

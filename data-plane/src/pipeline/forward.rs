@@ -30,7 +30,10 @@ use crate::server::lane::Lane;
 use crate::server::{Shared, Worker};
 use crate::table::Target;
 use crate::table::policy::Given;
-use crate::upstream::{ConnectError, Lease, Origin};
+use crate::upstream::{ConnectError, Lease, Origin, SendError, Versions};
+
+/// How often one request may be refused unseen (HTTP/2) before that is the answer.
+const REFUSALS_MAX: u32 = 2;
 
 /// The upstream has begun to answer.
 #[derive(Debug)]
@@ -198,10 +201,8 @@ enum Failure {
 
 /// No head came.
 enum NoHead {
-    /// Nothing was sent; here is the request.
-    Unsent(Box<Request<RequestBody>>),
-    /// The connection ended.
-    Lost,
+    /// Nothing was sent, the upstream has done nothing with it, or the connection ended.
+    Error(SendError),
     /// A deadline passed.
     Late,
 }
@@ -215,12 +216,19 @@ impl Sending<'_> {
         permit: &Permit,
     ) -> Result<Exchange, Failure> {
         let shared = &self.worker.shared;
+        let versions = match self.upgrade {
+            Some(_) => Versions::Http1,
+            None => Versions::Any,
+        };
+        let mut refusals = 0;
         let mut is_marked = false;
         loop {
-            let mut lease = match self.worker.upstreams.reuse(&self.origin) {
+            let mut lease = match self.worker.upstreams.reuse(&self.origin, versions) {
                 Some(lease) => lease,
                 // Kept apart, so that the many requests that need none do not carry its room.
-                None => Box::pin(self.connect()).await.map_err(Failure::NotSent)?,
+                None => Box::pin(self.connect(versions))
+                    .await
+                    .map_err(Failure::NotSent)?,
             };
             if !is_marked {
                 // Before the last look: see `limit::cell`.
@@ -235,10 +243,12 @@ impl Sending<'_> {
                 None => self.patience.first_byte,
             };
             self.lane.wait_until(self.lane.now() + wait);
-            if self.upgrade.is_some() {
-                lease.link().expect_upgrade();
+            if let (Some(_), Some(link)) = (&self.upgrade, lease.link()) {
+                link.expect_upgrade();
             }
-            match wait_for_head(self.lane, &mut lease, request).await {
+            let spare = lease.is_shared().then(|| request.clone());
+            let upload = self.upload.as_ref();
+            let error = match wait_for_head(self.lane, &mut lease, request, upload).await {
                 Ok(response) => {
                     let upgraded_to = self.upgraded_to(&response);
                     return Ok(Exchange {
@@ -250,20 +260,40 @@ impl Sending<'_> {
                         upgraded_to,
                     });
                 }
-                // The upstream closed an idle connection before anything was sent on it.
-                Err(NoHead::Unsent(unsent)) if lease.is_reused => request = *unsent,
-                Err(NoHead::Unsent(_) | NoHead::Lost) => return Err(Failure::Sent(self.lost())),
+                Err(NoHead::Error(error)) => error,
                 Err(NoHead::Late) => {
+                    // Whether it is only slow or no longer there: others need not find out.
+                    lease.spend();
                     return Err(Failure::Sent(Rejection::new(
                         Code::UpstreamTimeout,
                         "The upstream did not answer in time.",
                     )));
                 }
+            };
+            let is_reused = lease.is_reused;
+            if let SendError::Refused { went_away: true } = error {
+                lease.spend();
+            }
+            drop(lease);
+            let again = match (error, spare) {
+                // The upstream closed an idle connection before anything was sent on it.
+                (SendError::Unsent(unsent), None) if is_reused => Some(*unsent),
+                (SendError::Unsent(_) | SendError::Refused { .. }, Some(spare))
+                    if refusals < REFUSALS_MAX =>
+                {
+                    refusals += 1;
+                    send_again(spare)
+                }
+                _ => None,
+            };
+            match again {
+                Some(again) => request = again,
+                None => return Err(Failure::Sent(self.lost())),
             }
         }
     }
 
-    async fn connect(&self) -> Result<Lease, Rejection> {
+    async fn connect(&self, versions: Versions) -> Result<Lease, Rejection> {
         let left = self
             .lane
             .total_until()
@@ -273,7 +303,7 @@ impl Sending<'_> {
         let within = self.patience.connect.min(left);
         self.worker
             .upstreams
-            .connect(&self.origin, self.route.target.address, within)
+            .connect(&self.origin, self.route.target.address, versions, within)
             .await
             .map_err(|err| {
                 tracing::debug!(error = %err, cause = ?std::error::Error::source(&err), "no connection to an upstream");
@@ -303,43 +333,10 @@ impl Sending<'_> {
             .flatten()
     }
 
-    /// Whether what was admitted and authorized still is.
     fn last_look(&self) -> Result<(), Rejection> {
         let shared = &self.worker.shared;
-        let known = &self.admitted.known;
         let unix_ms = shared.clock.at(self.lane.now()).unix_ms;
-        if shared.table.version() == known.version {
-            // Nothing changed but the time.
-            return judge(&known.found, &known.workspace, unix_ms);
-        }
-        let Some(found) = shared.table.get(&known.hash) else {
-            // It was looked up for this request alone, and that look-up stands; one that
-            // the table has dropped since is no longer known.
-            return if known.is_exact {
-                judge(&known.found, &known.workspace, unix_ms)
-            } else {
-                Err(Rejection::stale(
-                    "The key changed while the request waited.",
-                ))
-            };
-        };
-        let policies = shared.table.policies();
-        let workspace = policies
-            .workspace(found.workspace)
-            .ok_or_else(|| Rejection::stale("The key's workspace is not known."))?;
-        judge(&found, workspace, unix_ms)?;
-        let target = &self.route.target;
-        Verdict::of(&found, workspace, target).allowed()?;
-        let is_same = workspace
-            .target_by_name(&target.policy.name)
-            .is_some_and(|now| now.id() == target.id() && now.routes_like(target));
-        if is_same {
-            Ok(())
-        } else {
-            Err(Rejection::stale(
-                "The target changed while the request waited.",
-            ))
-        }
+        last_look(shared, self.admitted, &self.route.target, unix_ms)
     }
 
     /// The connection ended without a head: whose fault was it?
@@ -371,6 +368,50 @@ impl Patience {
             idle: ms(own.idle_ms, bounds.idle_ms),
             total: ms(own.total_ms, bounds.total_ms),
         }
+    }
+}
+
+/// Whether what was admitted and authorized still is.
+///
+/// # Errors
+/// As *admit*; `stale` when the target is no longer the same.
+pub(super) fn last_look(
+    shared: &Shared,
+    admitted: &Admitted,
+    target: &Target,
+    unix_ms: i64,
+) -> Result<(), Rejection> {
+    let known = &admitted.known;
+    if shared.table.version() == known.version {
+        // Nothing changed but the time.
+        return judge(&known.found, &known.workspace, unix_ms);
+    }
+    let Some(found) = shared.table.get(&known.hash) else {
+        // It was looked up for this request alone, and that look-up stands; one that
+        // the table has dropped since is no longer known.
+        return if known.is_exact {
+            judge(&known.found, &known.workspace, unix_ms)
+        } else {
+            Err(Rejection::stale(
+                "The key changed while the request waited.",
+            ))
+        };
+    };
+    let policies = shared.table.policies();
+    let workspace = policies
+        .workspace(found.workspace)
+        .ok_or_else(|| Rejection::stale("The key's workspace is not known."))?;
+    judge(&found, workspace, unix_ms)?;
+    Verdict::of(&found, workspace, target).allowed()?;
+    let is_same = workspace
+        .target_by_name(&target.policy.name)
+        .is_some_and(|now| now.id() == target.id() && now.routes_like(target));
+    if is_same {
+        Ok(())
+    } else {
+        Err(Rejection::stale(
+            "The target changed while the request waited.",
+        ))
     }
 }
 
@@ -441,23 +482,29 @@ fn rewrite(
     Request::from_parts(head, body)
 }
 
+/// The same request once more, if its body can be sent again.
+fn send_again(request: Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let (head, body) = request.into_parts();
+    Some(Request::from_parts(head, body.again()?))
+}
+
 /// Waits until the head of the answer has come, the connection has ended or a deadline
 /// has passed; the lane wakes for the last.
 async fn wait_for_head(
     lane: &Lane,
     lease: &mut Lease,
     request: Request<RequestBody>,
+    upload: Option<&Rc<Progress>>,
 ) -> Result<Response<Incoming>, NoHead> {
-    let mut sending = pin!(lease.send(request));
+    let mut sending = pin!(lease.send(request, upload));
     poll_fn(|cx| match lease.poll_head(sending.as_mut(), cx) {
         Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
-        Poll::Ready(Err(mut err)) => Poll::Ready(Err(match err.take_message() {
-            Some(unsent) => NoHead::Unsent(Box::new(unsent)),
-            None => {
-                tracing::debug!(error = %err.error(), "an upstream gave no answer");
-                NoHead::Lost
+        Poll::Ready(Err(err)) => {
+            if let SendError::Lost(err) = &err {
+                tracing::debug!(error = %err, "an upstream gave no answer");
             }
-        })),
+            Poll::Ready(Err(NoHead::Error(err)))
+        }
         Poll::Pending if lane.is_late() => Poll::Ready(Err(NoHead::Late)),
         Poll::Pending => Poll::Pending,
     })

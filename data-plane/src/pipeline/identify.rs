@@ -14,8 +14,8 @@ use schemas::EventId;
 
 use crate::clock::Now;
 use crate::rejection::{Code, Rejection};
-use crate::server::Worker;
 use crate::server::lane::Lane;
+use crate::server::{Shared, Worker};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const REQUEST_ID_LEN: usize = 26;
@@ -44,6 +44,25 @@ pub fn identify(worker: &Worker, lane: &Lane, headers: &HeaderMap) -> Arrival {
     Arrival {
         request_id: RequestId::make(worker, now),
         client: client_address(lane.peer, headers, &worker.shared.config.trusted_proxies),
+        now,
+        instant,
+    }
+}
+
+/// Gives a name, time and origin to a request that the proxy at `peer` holds and asks about
+/// over a connection of its own. `told` is the client that it names; it is believed, like
+/// `x-forwarded-for`, from trusted proxies only.
+pub fn identify_told(shared: &Shared, peer: IpAddr, told: Option<IpAddr>) -> Arrival {
+    let instant = Instant::now();
+    let now = shared.clock.at(instant);
+    let is_trusted = shared
+        .config
+        .trusted_proxies
+        .iter()
+        .any(|net| net.contains(&peer));
+    Arrival {
+        request_id: RequestId::new(now.unix_ms, rand::random()),
+        client: told.filter(|_| is_trusted).unwrap_or(peer),
         now,
         instant,
     }

@@ -122,11 +122,11 @@ pub async fn relay(
     head.version = Version::HTTP_11;
     let now = lane.now();
     lane.wait_until(now + patience.idle);
-    if let Some(upload) = &upload
+    if let (Some(upload), Some(link)) = (&upload, lease.link())
         && !upload.is_done.get()
     {
         // A client that reads nothing must not keep its own body from being sent.
-        lane.drive_also(lease.link());
+        lane.drive_also(link);
     }
     lane.hold(
         admitted.known.hash,

@@ -88,8 +88,9 @@ impl Tunnel {
 
 /// The upstream's side, from which HTTP goes as soon as somebody looks.
 fn take_bare(lease: &Lease, cx: &Context<'_>) -> Option<Bare> {
-    lease.link().drive(cx);
-    lease.link().take_bare()
+    let link = lease.link()?;
+    link.drive(cx);
+    link.take_bare()
 }
 
 /// One end of a tunnel: what it says keeps the tunnel alive.

@@ -6,7 +6,7 @@
 //! many streams that are opened only to be reset.
 
 use std::cell::RefCell;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -110,12 +110,13 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
         };
         let open = Open::new(Rc::clone(&self.connection));
         let worker = Rc::clone(&self.worker);
+        // In a box of its own, because a task keeps room for what it was given and for what
+        // it makes of that.
+        let mut stream = Box::pin(stream);
         tokio::task::spawn_local(async move {
             let _open = open;
-            let mut stream = pin!(stream);
             // Dropped unfinished, it is reset.
-            lane.run(&worker, |cx| Pin::as_mut(&mut stream).poll(cx))
-                .await;
+            lane.run(&worker, |cx| stream.as_mut().poll(cx)).await;
         });
     }
 }

@@ -16,6 +16,9 @@ pub struct Data {
     pub listen: SocketAddr,
     /// Where operators look: health, metrics, the state of the table.
     pub admin_listen: SocketAddr,
+    /// Where Envoy asks over gRPC whether a request may pass (ext_authz); `None` is
+    /// nowhere.
+    pub authz_listen: Option<SocketAddr>,
     /// The region that the proxy serves, a name of `[[regions]]`.
     pub region: String,
     /// The proxy's name among those of its region; `None` is one that is made on the
@@ -50,6 +53,7 @@ impl Data {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7080)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 7090)),
+            authz_listen: None,
             region: "local".to_owned(),
             proxy_id: None,
             snapshot_dir: data_dir.join("proxy"),
@@ -83,6 +87,9 @@ impl Data {
             admin_listen: values
                 .address("data.admin_listen")?
                 .unwrap_or(default.admin_listen),
+            authz_listen: values
+                .address("data.authz_listen")?
+                .or(default.authz_listen),
             region: region.unwrap_or(default.region),
             proxy_id: proxy_id.or(default.proxy_id),
             snapshot_dir: values

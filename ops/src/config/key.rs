@@ -58,7 +58,7 @@ pub(super) const ALL: &[Key] = &[
     later("control.tls_key_file"),
     has("data.listen"),
     has("data.admin_listen"),
-    later("data.authz_listen"),
+    has("data.authz_listen"),
     has("data.region"),
     has("data.proxy_id"),
     has("data.snapshot_dir"),

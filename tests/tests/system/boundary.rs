@@ -486,6 +486,11 @@ fn of_key(key: &str, place: Where) -> Vec<Row> {
             path("/rotate"),
             or_own("key.rotate"),
         ),
+        reads(
+            "GET /api-keys/{id}/effective-access",
+            path("/effective-access"),
+            read(),
+        ),
         reads("GET /api-keys/{id}/rotation", path("/rotation"), read()),
         changes(
             "POST /api-keys/{id}/transfer",
@@ -773,6 +778,8 @@ async fn scene(world: &World) -> Scene {
         ("robot", id(&robot.json())),
         ("invitation", id(&invitation.json())),
         ("token", id(&narrowed.json())),
+        ("group", "canary-group".to_owned()),
+        ("credential", "canary-credential".to_owned()),
     ];
     Scene {
         ids: ids.into(),
@@ -909,6 +916,7 @@ async fn an_id_of_another_workspace_is_not_found_anywhere() {
         .await;
     let user = |id: &str| json!({ "type": "user", "id": id });
     let robot = || json!({ "type": "service_account", "id": "{robot}" });
+    let access = || json!({ "mode": "restrict", "targets": ["{target}"] });
     let posts = [
         ("/api-keys", json!({ "name": "a", "team_id": "{our_team}" })),
         (
@@ -923,6 +931,8 @@ async fn an_id_of_another_workspace_is_not_found_anywhere() {
             "/api-keys",
             json!({ "name": "d", "replaces": "{plain_key}" }),
         ),
+        ("/api-keys", json!({ "name": "h", "access": access() })),
+        ("/teams", json!({ "name": "i", "access": access() })),
         (
             "/api-keys",
             json!({ "name": "t", "access": { "mode": "restrict", "targets": ["{target}"] } }),

@@ -15,6 +15,7 @@ mod config;
 mod credentials;
 mod demo;
 mod faults;
+mod forward_auth;
 mod forwarding;
 mod invitations;
 mod keys;
