@@ -2,7 +2,8 @@
 //!
 //! A request is answered first; what it tried is queued and written beside it. The queue is
 //! bounded and so is what is kept of each caller, here and once more in the log itself, where
-//! several control planes meet: nobody fills the log by being refused.
+//! several control planes meet: nobody fills the log by being refused. Who works in no
+//! workspace yet has no auditor, and is only in the process's own log.
 
 use std::sync::Arc;
 

@@ -49,8 +49,8 @@ pub struct Builder {
     links: bool,
     log_level: &'static str,
     proxy_private_upstreams: bool,
-    dns_server: Option<SocketAddr>,
     authz: bool,
+    dns_server: Option<SocketAddr>,
     smtp: bool,
     control: String,
     control_config: String,
@@ -319,12 +319,12 @@ impl Builder {
                          region = \"{region_name}\"\nproxy_id = \"{id}\"\n\
                          drain_delay_ms = 0\nworkers = {}\n{}{}\n{}{}",
                         self.workers,
-                        self.dns_server
-                            .map_or(String::new(), |it| format!("dns_server = \"{it}\"\n")),
                         match self.authz {
                             true => "authz_listen = \"127.0.0.1:0\"\n",
                             false => "",
                         },
+                        self.dns_server
+                            .map_or(String::new(), |it| format!("dns_server = \"{it}\"\n")),
                         region_table(
                             &region_name,
                             port(&to_redis, redis.port()),
@@ -408,8 +408,8 @@ impl World {
             links: false,
             log_level: "info",
             proxy_private_upstreams: true,
-            dns_server: None,
             authz: false,
+            dns_server: None,
             smtp: false,
             control: "listen = \"127.0.0.1:0\"\n".to_owned(),
             control_config: String::new(),

@@ -195,7 +195,7 @@ fn form_of(accept: &str) -> Result<Form, Failure> {
 }
 
 async fn read_filter(call: &mut Call, form: Form) -> Result<Filter, Failure> {
-    let workspace_id = read_workspace(call)?;
+    let workspace_id = read_workspace(call).await?;
     let limit = call.params.limit();
     let cursor: Option<Position> = call.params.cursor()?;
     let after: Option<Position> = call.params.parsed("after", "a position");
@@ -236,7 +236,7 @@ async fn read_filter(call: &mut Call, form: Form) -> Result<Filter, Failure> {
 }
 
 /// Whose events; operators may name any workspace, or `instance` for what belongs to none.
-fn read_workspace(call: &mut Call) -> Result<Option<WorkspaceId>, Failure> {
+async fn read_workspace(call: &mut Call) -> Result<Option<WorkspaceId>, Failure> {
     let own = call.caller.workspace_id;
     let Some(asked) = call.params.text("workspace") else {
         return Ok(Some(own));
@@ -250,13 +250,13 @@ fn read_workspace(call: &mut Call) -> Result<Option<WorkspaceId>, Failure> {
             "only operators read the events of other workspaces",
         ));
     }
-    match asked.as_str() {
-        "instance" => Ok(None),
-        id => match id.parse() {
-            Ok(id) => Ok(Some(id)),
-            Err(_) => Err(Failure::not_found("workspace")),
-        },
+    if asked == "instance" {
+        return Ok(None);
     }
+    let not_found = || Failure::not_found("workspace");
+    let id: WorkspaceId = asked.parse().map_err(|_| not_found())?;
+    let found = view::workspace::get(call.app.store(), id).await?;
+    found.map(|_| Some(id)).ok_or_else(not_found)
 }
 
 /// Whether an id is one of the workspace; another's is not found, as an unknown one.

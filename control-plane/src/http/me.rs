@@ -48,6 +48,7 @@ pub(super) async fn show(own: Own) -> Result<Response, Failure> {
     let account = account.ok_or_else(|| Failure::not_found("account"))?;
     let mut body = json!({
         "account": shown(app, &account).await?,
+        "service_account_id": identity.service_account_id(),
         "workspace_id": workspace_id,
         "role": rights.as_ref().map(|it| it.role),
         "permissions": permissions(rights.as_ref()),

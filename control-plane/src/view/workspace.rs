@@ -204,29 +204,32 @@ pub async fn is_member(
         .map_err(failed("look for a member"))
 }
 
+/// Whether the rows of members say what the workspace's state says: each request is judged
+/// by them.
+///
+/// # Errors
+/// [`Error`].
+pub(crate) async fn rows_agree(
+    connection: &mut AnyConnection,
+    workspace: &Workspace,
+) -> Result<bool, Error> {
+    let rows = read_rows(connection, workspace.id).await?;
+    let members = workspace.members.iter();
+    let expected = members.map(|(id, it)| (id.to_string(), Written::of(it)));
+    Ok(rows == expected.collect())
+}
+
 /// Writes who belongs to a workspace: only the rows that differ.
 pub(super) async fn save_members(
     connection: &mut AnyConnection,
     workspace: &Workspace,
 ) -> Result<(), Error> {
     let workspace_id = workspace.id.to_string();
-    let rows = sqlx::query(
-        "SELECT account_id, role, status FROM workspace_members WHERE workspace_id = $1",
-    )
-    .bind(workspace_id.clone())
-    .fetch_all(&mut *connection)
-    .await
-    .map_err(failed("read the members of a workspace"))?;
-    let mut written = BTreeMap::new();
-    for row in &rows {
-        let role: String = column(row, "role")?;
-        let status: String = column(row, "status")?;
-        written.insert(column::<String>(row, "account_id")?, (role, status));
-    }
+    let mut rows = read_rows(connection, workspace.id).await?;
     for (account_id, member) in &workspace.members {
-        let (role, status) = (member.role.as_str(), member.status.as_str());
-        let before = written.remove(&account_id.to_string());
-        if before.is_some_and(|(r, s)| r == role && s == status) {
+        let account_id = account_id.to_string();
+        let wanted = Written::of(member);
+        if rows.remove(&account_id).as_ref() == Some(&wanted) {
             continue;
         }
         sqlx::query(
@@ -235,14 +238,14 @@ pub(super) async fn save_members(
              DO UPDATE SET role = excluded.role, status = excluded.status",
         )
         .bind(workspace_id.clone())
-        .bind(account_id.to_string())
-        .bind(role)
-        .bind(status)
+        .bind(account_id)
+        .bind(wanted.role)
+        .bind(wanted.status)
         .execute(&mut *connection)
         .await
         .map_err(failed("write a member"))?;
     }
-    for account_id in written.into_keys() {
+    for account_id in rows.into_keys() {
         sqlx::query("DELETE FROM workspace_members WHERE workspace_id = $1 AND account_id = $2")
             .bind(workspace_id.clone())
             .bind(account_id)
@@ -251,6 +254,44 @@ pub(super) async fn save_members(
             .map_err(failed("forget a member"))?;
     }
     Ok(())
+}
+
+/// A member as its row has it.
+#[derive(Debug, PartialEq, Eq)]
+struct Written {
+    role: String,
+    status: String,
+}
+
+impl Written {
+    fn of(member: &Member) -> Self {
+        Self {
+            role: member.role.to_string(),
+            status: member.status.to_string(),
+        }
+    }
+}
+
+async fn read_rows(
+    connection: &mut AnyConnection,
+    workspace_id: WorkspaceId,
+) -> Result<BTreeMap<String, Written>, Error> {
+    let rows = sqlx::query(
+        "SELECT account_id, role, status FROM workspace_members WHERE workspace_id = $1",
+    )
+    .bind(workspace_id.to_string())
+    .fetch_all(connection)
+    .await
+    .map_err(failed("read the members of a workspace"))?;
+    rows.iter()
+        .map(|row| {
+            let written = Written {
+                role: column(row, "role")?,
+                status: column(row, "status")?,
+            };
+            Ok((column(row, "account_id")?, written))
+        })
+        .collect()
 }
 
 /// A workspace as every answer shows it.

@@ -310,6 +310,11 @@ pub(super) fn destination(value: &[u8]) -> Result<Destination, Rejection> {
         .strip_prefix('[')
         .and_then(|it| it.strip_suffix(']'))
         .is_some_and(|it| it.parse::<std::net::Ipv6Addr>().is_ok());
+    // The dot of the root is no part of a name, and alone it is none.
+    let host = match is_literal {
+        true => host,
+        false => host.strip_suffix('.').unwrap_or(host),
+    };
     let is_name = !host.is_empty()
         && host
             .bytes()
@@ -319,7 +324,7 @@ pub(super) fn destination(value: &[u8]) -> Result<Destination, Rejection> {
     }
     Ok(Destination {
         scheme,
-        host: host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
+        host: host.to_ascii_lowercase(),
         port,
     })
 }
@@ -445,6 +450,8 @@ mod tests {
             "ftp://api.example.com",
             "https://[::1",
             "https://[zz]",
+            "https://.",
+            "https://[::1].",
             "https://a b",
         ] {
             check(bad, None);

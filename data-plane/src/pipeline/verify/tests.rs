@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Request;
 use http::request::Builder;
 use schemas::Limits;
-use schemas::entry::{ErrorProfile, Policy, SecretStatus};
+use schemas::entry::{AccessMode, ErrorProfile, Policy, SecretStatus};
 
 use crate::testing::{
     Proxy, Upstream, change, credential, eventually, policy, secret, target, with_key, workspace,
@@ -203,6 +203,20 @@ async fn a_yes_is_200_without_a_body_and_names_the_key_by_its_id() {
     assert_eq!(reply.headers["x-request-id"].len(), 26);
     let shown = format!("{:?}", reply.headers);
     assert!(!shown.contains(credential(2).reveal()), "{shown}");
+}
+
+#[tokio::test]
+async fn a_keys_access_holds_for_what_others_forward() {
+    let upstream = Upstream::start().await;
+    let proxy = proxy_to(&upstream).await;
+    for (shadow, expected) in [(false, "target_not_allowed"), (true, "")] {
+        let mut nowhere = secret(1, SecretStatus::Active);
+        nowhere.access.mode = AccessMode::Restrict;
+        nowhere.access.shadow = shadow;
+        proxy.publish(vec![change(1, nowhere)]).await;
+        let reply = proxy.send(with_key(1, about(&upstream, "/v1/x"), "")).await;
+        assert_eq!(reply.code(), expected, "in shadow: {shadow}");
+    }
 }
 
 #[tokio::test]

@@ -252,8 +252,8 @@ fn fences(at: &Setting, class: &mut Class) {
         ),
         ("a name for the address", format!("http://localhost:{port}")),
         (
-            "a dot behind the address",
-            format!("http://127.0.0.1.:{port}"),
+            "two dots behind the address",
+            format!("http://127.0.0.1..:{port}"),
         ),
         (
             "another scheme at the same port",
@@ -268,6 +268,12 @@ fn fences(at: &Setting, class: &mut Class) {
             refused(403, "target_not_allowed"),
         );
     }
+    class.add(
+        "an origin with the dot of the root",
+        to(&format!("http://127.0.0.1.:{port}")),
+        got(&[]),
+    );
+    class.add("a dot for an origin", to("http://."), bad_target());
     class.add(
         "an origin in upper case",
         to(&format!("HTTP://127.0.0.1:{port}")),
