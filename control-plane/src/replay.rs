@@ -192,6 +192,9 @@ pub async fn compare_views(store: &Store) -> Result<Vec<String>, Error> {
             Some(_) => differences.push(format!("the view of {stream} differs from the log")),
             None => differences.push(format!("{stream} has no view")),
         }
+        if !view::catalog::rows_agree(&mut connection, folded).await? {
+            differences.push(format!("what {stream} names differs from the log"));
+        }
         if let Aggregate::Workspace(workspace) = folded
             && !view::workspace::rows_agree(&mut connection, workspace).await?
         {

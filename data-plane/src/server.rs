@@ -221,7 +221,7 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
     );
     let (resolver, resolve_service) = resolve::new(config.upstreams.dns_server);
     let mut own_listeners = config.upstreams.own_listeners.clone();
-    own_listeners.extend([proxy_addr, admin_addr]);
+    own_listeners.extend([proxy_addr, admin_addr].into_iter().chain(authz_addr));
     let mut random: SmallRng = rand::make_rng();
     let shared = Arc::new(Shared {
         boot_id: BootId::from_parts(

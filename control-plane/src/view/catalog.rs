@@ -1,6 +1,6 @@
 //! Who names the access groups and upstream credentials of a workspace.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use events::Aggregate;
 use events::catalog::{Credential, Group};
@@ -58,6 +58,29 @@ pub(super) async fn save_uses(
         .map_err(failed("note what is named"))?;
     }
     Ok(())
+}
+
+/// Whether the rows say what a key, a team or a target names: what is deleted is judged by
+/// them.
+pub(crate) async fn rows_agree(
+    connection: &mut AnyConnection,
+    aggregate: &Aggregate,
+) -> Result<bool, Error> {
+    let Some(uses) = Uses::of(aggregate) else {
+        return Ok(true);
+    };
+    let rows = sqlx::query("SELECT kind, name FROM catalog_uses WHERE holder = $1")
+        .bind(uses.holder)
+        .fetch_all(connection)
+        .await
+        .map_err(failed("read what is named"))?;
+    let found: BTreeSet<(String, String)> = rows
+        .iter()
+        .map(|row| Ok::<_, Error>((column(row, "kind")?, column(row, "name")?)))
+        .collect::<Result<_, _>>()?;
+    let named = uses.named.into_iter();
+    let expected = named.map(|(kind, name)| (kind.as_str().to_owned(), name.to_owned()));
+    Ok(found == expected.collect())
 }
 
 /// Whether something names this.

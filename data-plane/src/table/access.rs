@@ -146,6 +146,29 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// A wildcard covers exactly the hosts that are one label longer than its name.
+        #[test]
+        fn a_wildcard_covers_what_is_one_label_longer(
+            parent in proptest::collection::vec("[ab]{1,2}", 1..4),
+            host in proptest::collection::vec("[ab]{0,2}", 1..5),
+        ) {
+            let table = KeyTable::new();
+            let mut covering = named(1, Vec::new());
+            covering.host = format!("*.{}", parent.join("."));
+            table.apply(&[
+                change(1, secret(1, SecretStatus::Active)),
+                policy(Policy::Target(covering)),
+            ]);
+            let found = table.get(&credential(1).hash()).unwrap();
+            let policies = table.policies();
+            let compiled = policies.workspace(found.workspace).unwrap();
+            let is_covered = !compiled.targets_by_wildcard(&host.join(".")).is_empty();
+            let expected = !host[0].is_empty() && host[1..] == parent[..];
+            prop_assert_eq!(is_covered, expected);
+        }
+    }
+
     #[test]
     fn a_wildcard_covers_one_label_and_no_host_that_has_its_own_target() {
         let table = KeyTable::new();
