@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod credential;
+pub mod digest;
 pub mod entry;
 pub mod fleet;
 pub mod id;
@@ -9,6 +10,7 @@ pub mod json;
 pub mod limits;
 pub mod name;
 pub mod problem;
+pub mod seal;
 pub mod stream;
 pub mod time;
 

@@ -8,6 +8,12 @@ use crate::CredentialHash;
 /// Buckets that the secret entries of a region are spread over.
 pub const BUCKETS: u16 = 1_024;
 
+/// Cells of the [digest](crate::digest) in one bucket.
+pub const CELLS_PER_BUCKET: usize = 16;
+
+/// Cells of the digest in all.
+pub const CELLS: usize = BUCKETS as usize * CELLS_PER_BUCKET;
+
 /// Positions that a region's feed reaches back.
 pub const FEED_POSITIONS: u64 = 100_000;
 
@@ -65,8 +71,15 @@ pub mod redis_key {
         format!("{{tp:{region}:0}}:e{epoch}:p")
     }
 
+    /// A string: the [digests](crate::digest) of the 1,024 buckets and of the policies, 32
+    /// bytes each.
+    pub fn digests(region: &str, epoch: u64) -> String {
+        format!("{{tp:{region}:0}}:e{epoch}:d")
+    }
+
     /// A stream: the frames, by the position they lead to. The frame stands in the
-    /// field [`FEED_FIELD`](super::FEED_FIELD).
+    /// field [`FEED_FIELD`](super::FEED_FIELD), its signature in
+    /// [`SIGNATURE_FIELD`](super::SIGNATURE_FIELD).
     pub fn feed(region: &str, epoch: u64) -> String {
         format!("{{tp:{region}:0}}:e{epoch}:feed")
     }
@@ -74,6 +87,12 @@ pub mod redis_key {
 
 /// The field of a feed item that holds the encoded frame.
 pub const FEED_FIELD: &str = "frame";
+
+/// The field of a feed item, and of meta, that holds the signature of the rest.
+pub const SIGNATURE_FIELD: &str = "signature";
+
+/// The header of a NATS message that holds its signature or MAC, in hex.
+pub const PROOF_HEADER: &str = "tp-proof";
 
 #[cfg(test)]
 mod tests {
@@ -99,6 +118,7 @@ mod tests {
         assert_eq!(redis_key::meta("eu"), "{tp:eu:0}:meta");
         assert_eq!(redis_key::bucket("eu", 3, 1023), "{tp:eu:0}:e3:b1023");
         assert_eq!(redis_key::policies("eu", 3), "{tp:eu:0}:e3:p");
+        assert_eq!(redis_key::digests("eu", 3), "{tp:eu:0}:e3:d");
         assert_eq!(redis_key::feed("eu", 3), "{tp:eu:0}:e3:feed");
     }
 

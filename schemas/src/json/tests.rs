@@ -46,8 +46,10 @@ fn golden_samples_stay_readable() {
     check::<crate::entry::PolicyEntry>("policy_entry.target.1.json");
     check::<crate::entry::PolicyEntry>("policy_entry.global.1.json");
     check::<crate::stream::Meta>("meta.1.json");
+    check::<crate::stream::Meta>("meta.2.json");
     check::<crate::stream::Frame>("frame.1.json");
     check::<crate::stream::Heartbeat>("heartbeat.1.json");
+    check::<crate::stream::Heartbeat>("heartbeat.2.json");
     check::<crate::fleet::Renewal>("renewal.1.json");
     check::<crate::fleet::RenewalAnswer>("renewal_answer.1.json");
 }
