@@ -32,6 +32,12 @@ const LIVE: Duration = Duration::from_millis(LIVE_MS.unsigned_abs());
 /// A proxy that was not heard for so long is forgotten here.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
+/// How long the newest boot of a proxy is remembered, so that a report of one before it,
+/// recorded by somebody and sent again, is not taken for news.
+const BOOTS_KEPT: Duration = Duration::from_secs(25 * 3_600);
+/// Proxies of a region whose newest boot is remembered.
+const BOOTS_MAX: usize = 100_000;
+
 /// One history of the log: its lineage and generation.
 pub(crate) type History = (LineageId, u32);
 
@@ -61,6 +67,16 @@ struct RegionState {
     /// live for less than that may still be unknown.
     hearing_since: Option<Instant>,
     proxies: HashMap<String, Proxy>,
+    boots: HashMap<String, Boot>,
+}
+
+/// The newest report of a proxy. Boots are ordered by their ids, which begin with the time
+/// of the start.
+#[derive(Debug, Clone, Copy)]
+struct Boot {
+    boot_id: BootId,
+    counter: u64,
+    heard_at: Instant,
 }
 
 #[derive(Debug, Clone)]
@@ -190,9 +206,22 @@ impl Fleet {
         let mut leading = false;
         self.update(region, |state| {
             leading = state.leading;
+            state.remember(&renewal.proxy_id, renewal.boot_id, renewal.counter);
             state.hear(renewal);
         });
         leading
+    }
+
+    /// Whether a report is not newer than one of the same proxy that was heard before.
+    fn is_of_old(&self, region: &str, renewal: &Renewal) -> bool {
+        let regions = self.regions();
+        let state = regions.get(region);
+        state.is_some_and(|state| state.is_of_old(renewal))
+    }
+
+    /// Takes in which start of a proxy reported before this process began to listen.
+    fn remembers(&self, region: &str, proxy_id: &str, boot_id: BootId) {
+        self.update(region, |state| state.remember(proxy_id, boot_id, 0));
     }
 
     fn update(&self, region: &str, change: impl FnOnce(&mut RegionState)) {
@@ -227,7 +256,27 @@ impl RegionState {
             history: None,
             hearing_since: None,
             proxies: HashMap::new(),
+            boots: HashMap::new(),
         }
+    }
+
+    fn is_of_old(&self, renewal: &Renewal) -> bool {
+        self.boots.get(&renewal.proxy_id).is_some_and(|newest| {
+            (renewal.boot_id, renewal.counter) <= (newest.boot_id, newest.counter)
+        })
+    }
+
+    fn remember(&mut self, proxy_id: &str, boot_id: BootId, counter: u64) {
+        if self.boots.len() >= BOOTS_MAX {
+            self.boots
+                .retain(|_, boot| boot.heard_at.elapsed() < BOOTS_KEPT);
+        }
+        let boot = Boot {
+            boot_id,
+            counter,
+            heard_at: Instant::now(),
+        };
+        self.boots.insert(proxy_id.to_owned(), boot);
     }
 
     fn hear(&mut self, renewal: &Renewal) {

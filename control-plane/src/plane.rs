@@ -2,7 +2,6 @@
 //! API, built in one place.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::{BootId, Position};
@@ -18,7 +17,7 @@ use crate::fleet::{Fleet, Listener};
 use crate::fresh;
 use crate::http::{self, App};
 use crate::projector::{self, Projector};
-use crate::region::Region;
+use crate::region::Led;
 use crate::store::{Backend, Store, log};
 
 /// The floor under every way of being woken.
@@ -75,7 +74,7 @@ impl Plane {
     pub async fn start(
         config: Config,
         store: Store,
-        regions: Vec<Arc<dyn Region>>,
+        regions: Vec<Led>,
     ) -> Result<Self, Error> {
         let listener = TcpListener::bind(config.listen)
             .await
@@ -89,7 +88,7 @@ impl Plane {
         })?;
         let (head, head_seen) = watch::channel(0);
         let execute = Execute::start(store.clone(), head.clone());
-        let fleet = Fleet::new(regions.iter().map(|it| it.name()));
+        let fleet = Fleet::new(regions.iter().map(|it| it.region.name()));
         let app = App::new(&config, store.clone(), execute.clone(), fleet.clone());
         let stop = CancellationToken::new();
         let boot_id = fresh::id(BootId::from_parts);

@@ -10,16 +10,23 @@
 //! a Redis that lost its last writes continues from where it really is, and a wiped one is
 //! built anew, without anybody telling. Regions are independent; a dead one delays nobody.
 //!
+//! What is written is sealed, and what is there is not trusted: the projector itself knows
+//! which revision of which entry the region must hold ([`truth`]), signs the digest of that,
+//! compares the region with it bucket by bucket ([`audit`]) and its meta with every heartbeat.
+//! A meta that somebody else wrote is put back; it stops nothing, because whether another
+//! control plane leads is decided by the database.
+//!
 //! A control plane that does not lead a region watches it instead, so that it can tell its
 //! own callers how far the region is.
 
+mod audit;
 mod fold;
 mod lead;
+mod truth;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use schemas::stream::{HEARTBEAT_EVERY_MS, Heartbeat, Meta};
+use schemas::stream::{FRAME_BYTES_MAX, Frame, HEARTBEAT_EVERY_MS, Heartbeat, Meta, MetaFields};
 use schemas::{BootId, Position};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -27,11 +34,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::chain::Chain;
 use crate::fleet::Fleet;
 use crate::fresh;
-use crate::region::{Batch, Region, Verdict};
+use crate::region::{Batch, Led, Verdict};
 use crate::store::{self, Store, log};
 
 use fold::{Changes, Folded};
 use lead::{Candidate, Term};
+use truth::{Known, Truth};
 
 pub(crate) use lead::release;
 
@@ -47,14 +55,25 @@ const STEP_DOWN_FOR: Duration = Duration::from_millis(1_000);
 /// Events folded into one batch at most; it bounds how long one script blocks a Redis.
 const BATCH_EVENTS: u32 = 200;
 
+/// How often a batch that the region does not take is tried again after what stands in its
+/// way was put right.
+const RETRIES_MAX: u32 = 5;
+
 /// Projects the log into one region until the process ends.
 pub struct Projector {
     store: Store,
-    region: Arc<dyn Region>,
+    led: Led,
     head: watch::Receiver<Position>,
     fleet: Fleet,
     candidate: Candidate,
     folded: Folded,
+    truth: Truth,
+    /// What `truth` is of; `None` where it is of nothing that can be continued.
+    known: Option<Known>,
+    /// What the region says of itself, as it was last written or seen.
+    written: Option<MetaFields>,
+    /// The bucket at which looking through the region goes on.
+    audit_at: u16,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -72,22 +91,26 @@ enum Error {
 // === impl Projector ===
 
 impl Projector {
-    /// A projector into `region`, woken by `head`, which tells `fleet` how far it is.
+    /// A projector into a region, woken by `head`, which tells `fleet` how far it is.
     pub fn new(
         store: Store,
-        region: Arc<dyn Region>,
+        led: Led,
         head: watch::Receiver<Position>,
         fleet: Fleet,
         boot_id: BootId,
     ) -> Self {
-        let candidate = Candidate::new(store.clone(), region.name(), boot_id);
+        let candidate = Candidate::new(store.clone(), led.region.name(), boot_id);
         Self {
             store,
-            region,
+            led,
             head,
             fleet,
             candidate,
             folded: Folded::default(),
+            truth: Truth::new(),
+            known: None,
+            written: None,
+            audit_at: 0,
         }
     }
 
@@ -102,11 +125,11 @@ impl Projector {
                     // The same failure every second is one line, not one a second.
                     let text = Chain(&error).to_string();
                     if text != last_error {
-                        let region = self.region.name();
+                        let region = self.led.region.name();
                         tracing::error!(region, error = text, "the projector tries again");
                         last_error = text;
                     }
-                    self.fleet.loses_sight(self.region.name());
+                    self.fleet.loses_sight(self.led.region.name());
                     // Somebody else may be able to.
                     drop(self.candidate.step_down().await);
                     sleep(STEP_DOWN_FOR).await;
@@ -121,14 +144,14 @@ impl Projector {
             return Ok(());
         };
         let led = self.lead(&mut term, last_error).await;
-        self.fleet.stops_leading(self.region.name());
+        self.fleet.stops_leading(self.led.region.name());
         led
     }
 
     async fn lead(&mut self, term: &mut Term, last_error: &mut String) -> Result<(), Error> {
-        let meta = self.region.meta().await?;
-        let mut position = self.start_from(term, meta.as_ref()).await?;
-        let region = self.region.name().to_owned();
+        let meta = self.led.region.meta().await?;
+        let mut position = self.start_from(term, meta).await?;
+        let region = self.led.region.name().to_owned();
         self.fleet
             .leads(&region, (term.lineage, term.generation), position);
         tracing::info!(
@@ -148,14 +171,13 @@ impl Projector {
             }
             position = self.catch_up(term, position).await?;
             if Instant::now() >= beat_at {
-                // A region that lost memory says so here, and is continued from where it is.
-                let seen = self.region.meta().await?;
-                if seen.as_ref().map_or(0, |it| it.position) != position {
-                    position = self.start_from(term, seen.as_ref()).await?;
-                    position = self.catch_up(term, position).await?;
+                let seen = self.look_after_meta(term, position).await?;
+                if seen != position {
+                    position = self.catch_up(term, seen).await?;
                 }
                 self.keep(term).await?;
-                self.beat(term, position).await?;
+                self.beat(term, position).await;
+                self.audit_next(term).await?;
                 beat_at = Instant::now() + Duration::from_millis(HEARTBEAT_EVERY_MS);
             }
         }
@@ -167,6 +189,7 @@ impl Projector {
         term: &mut Term,
         mut position: Position,
     ) -> Result<Position, Error> {
+        let mut retries = 0;
         loop {
             let rows = log::after(&self.store, position, BATCH_EVENTS).await?;
             let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
@@ -184,64 +207,285 @@ impl Projector {
             for row in &rows {
                 changes.merge(self.folded.fold(&self.store, &row.recorded).await?);
             }
-            let batch = Batch {
-                lineage: term.lineage,
-                generation: term.generation,
-                epoch: term.epoch,
-                fence: term.fence,
-                from: position,
-                to,
-                chain_hash,
-                as_of_ms: fresh::now().unix_ms(),
-                changes: changes.into_valid(),
-            };
-            match self.region.apply(&batch).await? {
+            let changes = changes.into_valid();
+            let undo = self.truth.apply(&changes);
+            let meta = self.meta(term, to, chain_hash);
+            let digests = self.truth.touched(&changes);
+            let places: Vec<Option<u16>> = changes
+                .iter()
+                .map(|it| crate::region::Place::of(it).bucket())
+                .collect();
+            let batch = Batch::seal(&self.led.seal, meta, position, changes, digests);
+            let batch = batch.map_err(crate::region::Error::of("encode an entry"))?;
+            // Until the region has answered, nobody knows what it holds.
+            self.known = None;
+            match self.led.region.apply(&batch).await? {
                 Verdict::Applied => {}
-                Verdict::Fenced => return Err(Error::Fenced),
-                Verdict::Elsewhere => {
-                    let meta = self.region.meta().await?;
-                    position = self.start_from(term, meta.as_ref()).await?;
+                verdict => {
+                    self.truth.undo(undo);
+                    // These events are folded again.
+                    self.folded.clear();
+                    retries += 1;
+                    if retries > RETRIES_MAX {
+                        return Err(Error::Foreign(format!(
+                            "the region does not take a change: {verdict:?}"
+                        )));
+                    }
+                    position = self.clear_the_way(term, position, verdict, &places).await?;
                     continue;
                 }
-                Verdict::Refused { reason } => return Err(Error::Foreign(reason)),
             }
+            retries = 0;
             position = to;
-            self.fleet.region_holds(self.region.name(), position);
-            if let Err(error) = self.region.publish_frame(&batch.frame()).await {
-                // Proxies read the feed: the doorbell is not the truth.
-                let region = self.region.name();
-                tracing::debug!(error = %Chain(&error), region, "a frame was not published");
-            }
+            self.know(&batch.meta);
+            self.written = Some(batch.signed_meta.clone());
+            self.fleet.region_holds(self.led.region.name(), position);
+            self.publish(batch).await;
             // A long way to catch up takes longer than a leader may be silent.
             self.keep(term).await?;
         }
         Ok(position)
     }
 
+    /// The region did not take a batch: finds out why, and where to continue.
+    async fn clear_the_way(
+        &mut self,
+        term: &mut Term,
+        position: Position,
+        verdict: Verdict,
+        places: &[Option<u16>],
+    ) -> Result<Position, Error> {
+        let seen = self.look_after_meta(term, position).await?;
+        let Verdict::Refused { reason } = verdict else {
+            return Ok(seen);
+        };
+        // An entry stands in the way that is as new as ours: somebody else wrote it, or the
+        // region is an older copy of itself whose meta alone went back.
+        let mut repaired = 0;
+        for bucket in places.iter().flatten() {
+            repaired += self.audit(term, *bucket..*bucket + 1, false).await?;
+        }
+        repaired += self.audit(term, 0..0, true).await?;
+        if repaired == 0 && seen == position {
+            return Err(Error::Foreign(reason));
+        }
+        Ok(seen)
+    }
+
+    async fn publish(&self, batch: Batch) {
+        let mut frame = batch.frame;
+        if frame.bytes.len() > FRAME_BYTES_MAX {
+            let meta = &batch.meta;
+            frame = self.led.seal.frame(&Frame {
+                lineage: meta.lineage,
+                generation: meta.generation,
+                epoch: meta.epoch,
+                from: batch.from,
+                to: meta.position,
+                changes: None,
+                as_of_ms: meta.as_of_ms,
+            });
+        }
+        if let Err(error) = self.led.region.publish_frame(&frame).await {
+            // Proxies read the feed: the doorbell is not the truth.
+            let region = self.led.region.name();
+            tracing::debug!(error = %Chain(&error), region, "a frame was not published");
+        }
+    }
+
+    /// Makes sure that the region still says of itself what was written, and says where to
+    /// continue: a region that lost memory is continued from where it is.
+    async fn look_after_meta(
+        &mut self,
+        term: &mut Term,
+        position: Position,
+    ) -> Result<Position, Error> {
+        let seen = self.led.region.meta().await?;
+        if seen == self.written {
+            return Ok(position);
+        }
+        let Some(fields) = seen else {
+            return self.start_from(term, None).await;
+        };
+        if let Ok(meta) = self.led.seal.trust().meta(&fields) {
+            if meta.fence > term.fence {
+                return Err(Error::Fenced);
+            }
+            let part = self.led.region.read(meta.epoch, 0..0, false).await?;
+            // An older copy of the whole region comes with the digests of its time. An old
+            // meta that somebody put back alone does not.
+            if matches!(part.digests(self.led.seal.trust()), Ok(Some(_))) {
+                return self.start_from(term, Some(fields)).await;
+            }
+        }
+        let chain_hash = log::chain_hash_at(&self.store, position).await?;
+        let chain_hash = chain_hash.map(hex::encode).unwrap_or_default();
+        self.replace_meta(term, &fields, position, chain_hash)
+            .await?;
+        Ok(position)
+    }
+
+    /// Puts what we know in place of a meta that no control plane of ours wrote.
+    async fn replace_meta(
+        &mut self,
+        term: &mut Term,
+        seen: &MetaFields,
+        position: Position,
+        chain_hash: String,
+    ) -> Result<(), Error> {
+        // The region cannot say who leads it any more; the database can.
+        if !self.candidate.keep_now(term).await? {
+            return Err(Error::Fenced);
+        }
+        let region = self.led.region.name();
+        tracing::error!(
+            region,
+            position,
+            "what the region says of itself is not signed with this control plane's key:              somebody else wrote it, or the key was changed; it is written anew"
+        );
+        let meta = self.meta(term, position, chain_hash);
+        let fields = self.led.seal.meta(&meta);
+        let digests = self.truth.digests();
+        if !self
+            .led
+            .region
+            .replace_meta(seen, &fields, &digests)
+            .await?
+        {
+            return Err(Error::Fenced);
+        }
+        self.know(&meta);
+        self.written = Some(fields);
+        self.audit_at = 0;
+        Ok(())
+    }
+
     /// Where to continue: after the region's own checkpoint, if it is a place in this log.
     async fn start_from(
         &mut self,
         term: &mut Term,
-        meta: Option<&Meta>,
+        fields: Option<MetaFields>,
     ) -> Result<Position, Error> {
         self.folded.clear();
-        let Some(meta) = meta else {
-            term.epoch = self.candidate.new_epoch().await?;
-            let (region, epoch) = (self.region.name(), term.epoch);
-            tracing::info!(
-                region,
-                epoch,
-                "the region is empty and is built from the log"
-            );
+        self.audit_at = 0;
+        let Some(fields) = fields else {
+            self.begin_epoch(term).await?;
             return Ok(0);
+        };
+        let Ok(meta) = self.led.seal.trust().meta(&fields) else {
+            return self.start_from_unsigned(term, fields).await;
         };
         if meta.fence > term.fence {
             return Err(Error::Fenced);
         }
-        let position = lead::is_of_this_log(&self.store, term.lineage, meta).await?;
-        let position = position.ok_or_else(|| Error::Foreign(foreign(term, meta)))?;
+        let position = lead::is_of_this_log(&self.store, term.lineage, &meta).await?;
+        let position = position.ok_or_else(|| Error::Foreign(foreign(term, &meta)))?;
         term.epoch = meta.epoch;
+        if self.known != Some(known_of(&meta)) {
+            let region = self.led.region.as_ref();
+            match Truth::of_region(region, &self.led.seal, &meta).await? {
+                Some(truth) => self.truth = truth,
+                None => {
+                    let region = region.name();
+                    tracing::error!(
+                        region,
+                        position,
+                        "the region does not hold what was signed; it is compared with the log"
+                    );
+                    self.fold_all(term, position).await?;
+                    let seen = fields;
+                    self.replace_meta(term, &seen, position, meta.chain_hash)
+                        .await?;
+                    return Ok(position);
+                }
+            }
+        }
+        self.know(&meta);
+        self.written = Some(fields);
         Ok(position)
+    }
+
+    /// The region's meta is not signed with our key: the key was changed, the region is from
+    /// before there were signatures, or somebody wrote to it. The log knows better.
+    async fn start_from_unsigned(
+        &mut self,
+        term: &mut Term,
+        fields: MetaFields,
+    ) -> Result<Position, Error> {
+        let meta = Meta::of_fields(&fields).ok();
+        if let Some(meta) = &meta {
+            if meta.lineage != term.lineage {
+                return Err(Error::Foreign(foreign(term, meta)));
+            }
+            let position = lead::is_of_this_log(&self.store, term.lineage, meta).await?;
+            // Epochs are given out by the database.
+            if let Some(position) = position.filter(|_| meta.epoch <= term.epoch) {
+                term.epoch = meta.epoch;
+                self.fold_all(term, position).await?;
+                let chain_hash = meta.chain_hash.clone();
+                self.replace_meta(term, &fields, position, chain_hash)
+                    .await?;
+                return Ok(position);
+            }
+        }
+        self.begin_epoch(term).await?;
+        let start = hex::encode(events::codec::CHAIN_START);
+        self.replace_meta(term, &fields, 0, start).await?;
+        Ok(0)
+    }
+
+    async fn begin_epoch(&mut self, term: &mut Term) -> Result<(), Error> {
+        term.epoch = self.candidate.new_epoch().await?;
+        self.truth.clear();
+        self.known = None;
+        self.written = None;
+        let (region, epoch) = (self.led.region.name(), term.epoch);
+        tracing::info!(
+            region,
+            epoch,
+            "the region is empty and is built from the log"
+        );
+        Ok(())
+    }
+
+    /// Folds the whole log up to a position, to know what the region must hold there.
+    async fn fold_all(&mut self, term: &mut Term, position: Position) -> Result<(), Error> {
+        self.truth.clear();
+        self.folded.clear();
+        self.known = None;
+        let mut at = 0;
+        while at < position {
+            let mut rows = log::after(&self.store, at, BATCH_EVENTS).await?;
+            rows.retain(|it| it.recorded.position <= position);
+            let Some(last) = rows.last() else { break };
+            at = last.recorded.position;
+            let mut changes = Changes::default();
+            for row in &rows {
+                changes.merge(self.folded.fold(&self.store, &row.recorded).await?);
+            }
+            self.truth.apply(&changes.into_valid());
+            self.keep(term).await?;
+        }
+        Ok(())
+    }
+
+    /// What the region says of itself at `position`, where `truth` is.
+    fn meta(&self, term: &Term, position: Position, chain_hash: String) -> Meta {
+        Meta {
+            lineage: term.lineage,
+            generation: term.generation,
+            epoch: term.epoch,
+            fence: term.fence,
+            position,
+            chain_hash,
+            as_of_ms: fresh::now().unix_ms(),
+            count: self.truth.count(),
+            root: self.truth.root(),
+        }
+    }
+
+    fn know(&mut self, meta: &Meta) {
+        self.known = Some(known_of(meta));
     }
 
     async fn keep(&self, term: &mut Term) -> Result<(), Error> {
@@ -252,24 +496,24 @@ impl Projector {
         }
     }
 
-    async fn beat(&self, term: &Term, position: Position) -> Result<(), Error> {
-        let heartbeat = Heartbeat {
+    async fn beat(&self, term: &Term, position: Position) {
+        let heartbeat = self.led.seal.heartbeat(&Heartbeat {
             lineage: term.lineage,
             generation: term.generation,
             epoch: term.epoch,
             to: position,
             as_of_ms: fresh::now().unix_ms(),
-        };
-        if let Err(error) = self.region.publish_heartbeat(&heartbeat).await {
-            let region = self.region.name();
+            root: self.truth.root(),
+        });
+        if let Err(error) = self.led.region.publish_heartbeat(&heartbeat).await {
+            let region = self.led.region.name();
             tracing::debug!(error = %Chain(&error), region, "a heartbeat was not published");
         }
-        Ok(())
     }
 
     /// Sees how far a region is that another projects into.
     async fn look_on(&self) {
-        let region = self.region.name();
+        let region = self.led.region.name();
         if self.see().await.is_err() {
             self.fleet.loses_sight(region);
         }
@@ -286,15 +530,27 @@ impl Projector {
     }
 
     async fn see(&self) -> Result<(), Error> {
-        let region = self.region.name();
+        let region = self.led.region.name();
         let head = log::head(&self.store).await?;
-        let position = match self.region.meta().await? {
+        let fields = self.led.region.meta().await?;
+        // What nobody of ours signed says nothing.
+        let meta = fields.and_then(|it| self.led.seal.trust().meta(&it).ok());
+        let position = match meta {
             Some(meta) => lead::is_of_this_log(&self.store, head.lineage, &meta).await?,
             None => None,
         };
         self.fleet
             .sees(region, (head.lineage, head.generation), position);
         Ok(())
+    }
+}
+
+fn known_of(meta: &Meta) -> Known {
+    Known {
+        generation: meta.generation,
+        epoch: meta.epoch,
+        position: meta.position,
+        root: meta.root,
     }
 }
 

@@ -175,9 +175,18 @@ impl Meta {
             position: member(fields, "position")?,
             chain_hash: member(fields, "chain_hash")?,
             as_of_ms: member(fields, "as_of_ms")?,
-            count: member(fields, "count")?,
-            root: member(fields, "root")?,
+            // Those of before there were digests have none, and no signature either.
+            count: member(fields, "count").unwrap_or_default(),
+            root: member(fields, "root").unwrap_or_default(),
         })
+    }
+
+    /// Buckets to read in one step: a few thousand entries, so that it neither blocks a
+    /// Redis for long nor carries the digests along too often.
+    pub fn buckets_at_once(&self) -> u16 {
+        const ENTRIES: u64 = 4_096;
+        let each = self.count / u64::from(BUCKETS) + 1;
+        u16::try_from((ENTRIES / each).clamp(1, 64)).unwrap_or(1)
     }
 }
 

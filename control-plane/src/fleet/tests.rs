@@ -96,3 +96,23 @@ async fn all_live_proxies_are_known_only_after_listening_for_2_s_without_a_break
     fleet.hears(REGION, true);
     assert!(!is_complete());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_report_that_is_sent_again_is_no_news() {
+    let fleet = fleet();
+    let is_of_old = |boot, counter| fleet.is_of_old(REGION, &renewal(boot, counter, 1, 9));
+    fleet.remembers(REGION, "a", BootId::from_u128(1));
+    assert!(is_of_old(1, 0));
+    assert!(!is_of_old(1, 1));
+    fleet.hear(REGION, &renewal(2, 5, 1, 3));
+    for (boot, counter, expected) in [
+        (2, 5, true),
+        (2, 4, true),
+        (2, 6, false),
+        // A boot before that one, however far it was.
+        (1, 900, true),
+        (3, 1, false),
+    ] {
+        assert_eq!(is_of_old(boot, counter), expected, "{boot} {counter}");
+    }
+}

@@ -99,6 +99,11 @@ impl Candidate {
         if Instant::now() < term.beat_at {
             return Ok(true);
         }
+        self.keep_now(term).await
+    }
+
+    /// The same, and asks the database however recently it was asked.
+    pub(super) async fn keep_now(&self, term: &mut Term) -> Result<bool, Error> {
         let done = sqlx::query(
             "UPDATE regions SET beat = beat + 1 WHERE name = $1 AND leader = $2 AND fence = $3",
         )

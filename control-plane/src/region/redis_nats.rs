@@ -3,30 +3,31 @@
 //! Both may be away when the process starts and at any time after: connections are made
 //! when they are needed, and each failed call says so to a caller that tries again.
 
-use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::connection::State;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Script};
+use redis::{
+    AsyncConnectionConfig, Client, FromRedisValue, RedisResult, Script, ScriptInvocation, Value,
+};
 use schemas::CredentialHash;
-use schemas::entry::{self, Change};
-use schemas::name::{FEED_POSITIONS, bucket_of, redis_key, subject};
-use schemas::stream::{Frame, Heartbeat, Meta};
-use tokio::sync::{Mutex, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use schemas::digest::DIGEST_BYTES;
+use schemas::name::{FEED_POSITIONS, PROOF_HEADER, SIGNATURE_FIELD, bucket_of, redis_key, subject};
+use schemas::seal::Signed;
+use schemas::stream::{FRAME_BYTES_MAX, MetaFields, Part, Stored};
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::timeout;
 
-use super::{Batch, Error, Incoming, Region, Verdict};
+use super::{Batch, Error, Heard, Incoming, Region, Repair, Verdict};
 
 const REDIS_ANSWER: Duration = Duration::from_secs(5);
 const REDIS_CONNECT: Duration = Duration::from_secs(2);
 const NATS_PING: Duration = Duration::from_secs(2);
-/// Longer than two heartbeats are apart, and shorter than a silent proxy counts as live: a
-/// proxy that is not heard because nobody is must not be taken for one that is gone.
-const HEARD: Duration = Duration::from_millis(1_500);
 const PUBLISH: Duration = Duration::from_millis(100);
 
 /// A region behind a Redis and, if it has one, a NATS.
@@ -37,9 +38,9 @@ pub struct RedisNats {
     /// replica after a fail-over, say) is not ours to find out.
     connection: Mutex<Option<MultiplexedConnection>>,
     nats: Option<async_nats::Client>,
-    /// When a heartbeat last came back from NATS.
-    heard: watch::Sender<Option<Instant>>,
     apply: Script,
+    repair: Script,
+    replace_meta: Script,
 }
 
 // === impl RedisNats ===
@@ -68,8 +69,9 @@ impl RedisNats {
             redis,
             connection: Mutex::new(None),
             nats,
-            heard: watch::Sender::new(None),
             apply: Script::new(include_str!("apply.lua")),
+            repair: Script::new(include_str!("repair.lua")),
+            replace_meta: Script::new(include_str!("replace_meta.lua")),
         })
     }
 
@@ -112,14 +114,16 @@ impl RedisNats {
 
     /// Publishes now or not at all: while NATS is away its client would keep messages, then
     /// make us wait, and later ring with what is long past.
-    async fn publish(&self, subject: String, payload: Vec<u8>) -> Result<(), Error> {
+    async fn publish(&self, subject: String, signed: &Signed) -> Result<(), Error> {
         let Some(nats) = &self.nats else {
             return Ok(());
         };
         if nats.connection_state() != State::Connected {
             return Err(Error::of("publish")("NATS is away"));
         }
-        match timeout(PUBLISH, nats.publish(subject, payload.into())).await {
+        let payload = signed.bytes.clone().into();
+        let publishing = nats.publish_with_headers(subject, headers(signed), payload);
+        match timeout(PUBLISH, publishing).await {
             Ok(published) => published.map_err(Error::of("publish")),
             Err(_) => Err(Error::of("publish")("NATS does not take messages")),
         }
@@ -152,70 +156,90 @@ impl Region for RedisNats {
         &self.name
     }
 
-    async fn meta(&self) -> Result<Option<Meta>, Error> {
-        let key = redis_key::meta(&self.name);
-        let fields: HashMap<String, String> = self
+    async fn meta(&self) -> Result<Option<MetaFields>, Error> {
+        let mut call = redis::pipe();
+        call.ignore_errors();
+        call.cmd("HGETALL").arg(redis_key::meta(&self.name));
+        let answers: Vec<RedisResult<Value>> = self
             .run("read meta", async |mut connection| {
-                redis::cmd("HGETALL")
-                    .arg(key)
-                    .query_async(&mut connection)
-                    .await
+                call.query_async(&mut connection).await
             })
             .await?;
-        if fields.is_empty() {
-            Ok(None)
-        } else {
-            to_meta(&fields).map(Some)
+        meta_of(answers.into_iter().next())
+    }
+
+    async fn read(&self, epoch: u64, buckets: Range<u16>, policies: bool) -> Result<Part, Error> {
+        let mut call = redis::pipe();
+        call.atomic().ignore_errors();
+        call.cmd("HGETALL").arg(redis_key::meta(&self.name));
+        call.cmd("GET").arg(redis_key::digests(&self.name, epoch));
+        if policies {
+            call.cmd("HGETALL").arg(redis_key::policies(&self.name, epoch));
         }
+        for bucket in buckets.clone() {
+            call.cmd("HGETALL")
+                .arg(redis_key::bucket(&self.name, epoch, bucket));
+        }
+        let answers: Vec<RedisResult<Value>> = self
+            .run("read the table", async |mut connection| {
+                call.query_async(&mut connection).await
+            })
+            .await?;
+        let mut answers = answers.into_iter();
+        let mut read_next = || answers.next();
+        Ok(Part {
+            meta: meta_of(read_next())?,
+            digests: value_of(read_next())?,
+            policies: if policies {
+                Some(fields_of(read_next())?)
+            } else {
+                None
+            },
+            buckets: buckets
+                .map(|bucket| Ok((bucket, fields_of(read_next())?)))
+                .collect::<Result<_, Error>>()?,
+        })
     }
 
     async fn apply(&self, batch: &Batch) -> Result<Verdict, Error> {
-        let frame = serde_json::to_string(&batch.frame()).map_err(Error::of("encode a frame"))?;
-        let mut buckets: Vec<u16> = batch
-            .changes
-            .iter()
-            .filter_map(|change| match change {
-                Change::Secret { hash, .. } => Some(bucket_of(hash)),
-                Change::Policy { .. } => None,
-            })
-            .collect();
-        buckets.sort_unstable();
-        buckets.dedup();
+        let meta = &batch.meta;
+        let places = batch.entries.iter().map(|entry| entry.place);
+        let buckets = buckets_of(places.filter_map(|it| it.bucket()));
 
         let mut call = self.apply.prepare_invoke();
         call.key(redis_key::meta(&self.name))
-            .key(redis_key::policies(&self.name, batch.epoch))
-            .key(redis_key::feed(&self.name, batch.epoch));
+            .key(redis_key::policies(&self.name, meta.epoch))
+            .key(redis_key::feed(&self.name, meta.epoch))
+            .key(redis_key::digests(&self.name, meta.epoch));
         for bucket in &buckets {
-            call.key(redis_key::bucket(&self.name, batch.epoch, *bucket));
+            call.key(redis_key::bucket(&self.name, meta.epoch, *bucket));
         }
-        call.arg(batch.lineage.to_string())
-            .arg(batch.generation)
-            .arg(batch.epoch)
-            .arg(batch.fence)
+        call.arg(meta.lineage.to_string())
+            .arg(meta.generation)
+            .arg(meta.epoch)
+            .arg(meta.fence)
             .arg(batch.from)
-            .arg(batch.to)
-            .arg(&batch.chain_hash)
-            .arg(batch.as_of_ms)
-            .arg(frame)
-            .arg(FEED_POSITIONS);
-        for change in &batch.changes {
-            let revision = change.revision();
-            let (key_number, field, value) = match change {
-                Change::Policy { policy } => {
-                    (2, policy.policy.id().to_string(), entry::encode(policy))
-                }
-                Change::Secret { hash, secret } => {
-                    let at = buckets.partition_point(|it| *it < bucket_of(hash));
-                    (4 + at, hash.to_string(), entry::encode(secret))
-                }
+            .arg(meta.position)
+            .arg(FEED_POSITIONS)
+            .arg(&batch.frame.bytes)
+            .arg(&batch.frame.proof);
+        call.arg(batch.signed_meta.len());
+        add_fields(&mut call, &batch.signed_meta);
+        call.arg(batch.digests.len());
+        for (at, digest) in &batch.digests {
+            call.arg(usize::from(*at) * DIGEST_BYTES)
+                .arg(&digest.as_bytes()[..]);
+        }
+        for entry in &batch.entries {
+            let key_number = match entry.place.bucket() {
+                None => 2,
+                Some(bucket) => 5 + buckets.partition_point(|it| *it < bucket),
             };
-            let value = value.map_err(Error::of("encode an entry"))?;
             call.arg(key_number)
-                .arg(field)
-                .arg(revision.generation)
-                .arg(revision.rev)
-                .arg(value);
+                .arg(entry.place.field())
+                .arg(entry.revision.generation)
+                .arg(entry.revision.rev)
+                .arg(&entry.text);
         }
         let answer: Vec<String> = self
             .run("apply a batch", async |mut connection| {
@@ -233,71 +257,104 @@ impl Region for RedisNats {
         })
     }
 
-    async fn publish_frame(&self, frame: &Frame) -> Result<(), Error> {
-        let mut payload = serde_json::to_vec(frame).map_err(Error::of("encode a frame"))?;
-        if payload.len() > schemas::stream::FRAME_BYTES_MAX {
-            let without = Frame {
-                changes: None,
-                ..frame.clone()
-            };
-            payload = serde_json::to_vec(&without).map_err(Error::of("encode a frame"))?;
+    async fn repair(&self, repair: &Repair) -> Result<bool, Error> {
+        let entries = repair.entries.iter().map(|it| it.place);
+        let strangers = repair.strangers.iter().map(|(bucket, _)| *bucket);
+        let buckets = buckets_of(entries.map(|it| it.bucket()).chain(strangers).flatten());
+        let mut call = self.repair.prepare_invoke();
+        call.key(redis_key::meta(&self.name))
+            .key(redis_key::policies(&self.name, repair.epoch))
+            .key(redis_key::digests(&self.name, repair.epoch));
+        for bucket in &buckets {
+            call.key(redis_key::bucket(&self.name, repair.epoch, *bucket));
         }
-        self.publish(subject::frames(&self.name), payload).await
+        let key_number = |bucket: Option<u16>| match bucket {
+            None => 2,
+            Some(bucket) => 4 + buckets.partition_point(|it| *it < bucket),
+        };
+        call.arg(repair.epoch)
+            .arg(repair.fence)
+            .arg(repair.digests.as_deref().unwrap_or_default());
+        for entry in &repair.entries {
+            call.arg(key_number(entry.place.bucket()))
+                .arg(entry.place.field())
+                .arg(&entry.text);
+        }
+        for (bucket, field) in &repair.strangers {
+            call.arg(key_number(*bucket)).arg(field).arg("");
+        }
+        self.run("repair the table", async |mut connection| {
+            call.invoke_async(&mut connection).await
+        })
+        .await
     }
 
-    async fn publish_heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), Error> {
-        let payload = serde_json::to_vec(heartbeat).map_err(Error::of("encode a heartbeat"))?;
-        self.publish(subject::heartbeats(&self.name), payload).await
+    async fn replace_meta(
+        &self,
+        seen: &MetaFields,
+        meta: &MetaFields,
+        digests: &[u8],
+    ) -> Result<bool, Error> {
+        let epoch = meta.get("epoch").and_then(|text| text.parse().ok());
+        let epoch = epoch.ok_or_else(|| Error::of("replace meta")("it has no epoch"))?;
+        let mut call = self.replace_meta.prepare_invoke();
+        call.key(redis_key::meta(&self.name))
+            .key(redis_key::digests(&self.name, epoch))
+            .arg(seen.get(SIGNATURE_FIELD).map_or("", String::as_str))
+            .arg(digests);
+        add_fields(&mut call, meta);
+        self.run("replace meta", async |mut connection| {
+            call.invoke_async(&mut connection).await
+        })
+        .await
     }
 
-    async fn renewals(&self) -> Result<BoxStream<'static, Incoming>, Error> {
+    async fn publish_frame(&self, frame: &Signed) -> Result<(), Error> {
+        debug_assert!(frame.bytes.len() <= FRAME_BYTES_MAX);
+        self.publish(subject::frames(&self.name), frame).await
+    }
+
+    async fn publish_heartbeat(&self, heartbeat: &Signed) -> Result<(), Error> {
+        self.publish(subject::heartbeats(&self.name), heartbeat)
+            .await
+    }
+
+    async fn listen(&self) -> Result<BoxStream<'static, Heard>, Error> {
         let Some(nats) = self.nats.clone() else {
             return Ok(stream::pending().boxed());
         };
         let failed = || Error::of("subscribe to renewals");
-        let messages = nats
+        let renewals = nats
             .subscribe(subject::renewals(&self.name))
             .await
             .map_err(failed())?;
-        // The heartbeats of whoever leads the region come the same way, twice a second:
-        // while they do, renewals would come too.
         let heartbeats = nats
             .subscribe(subject::heartbeats(&self.name))
             .await
             .map_err(failed())?;
-        let heard = self.heard.clone();
-        let heartbeats = heartbeats.filter_map(move |_| {
-            heard.send_replace(Some(Instant::now()));
-            std::future::ready(None)
-        });
-        let incoming = messages.filter_map(move |message| {
+        let heartbeats = heartbeats.map(|message| Heard::Heartbeat(signed(message).0));
+        let renewals = renewals.map(move |message| {
             let nats = nats.clone();
-            async move {
-                let renewal = serde_json::from_slice(&message.payload)
-                    .inspect_err(|error| {
-                        tracing::warn!(%error, "a renewal that cannot be read was left out");
-                    })
-                    .ok()?;
-                let (reply, answer) = oneshot::channel();
-                if let Some(inbox) = message.reply {
-                    tokio::spawn(async move {
-                        let Ok(answer) = answer.await else { return };
-                        let Ok(payload) = serde_json::to_vec(&answer) else {
-                            return;
-                        };
-                        // A lost answer is asked for again.
-                        drop(nats.publish(inbox, payload.into()).await);
-                    });
-                }
-                Some(Incoming { renewal, reply })
+            let (renewal, inbox) = signed(message);
+            let (reply, answer) = oneshot::channel::<Signed>();
+            if let Some(inbox) = inbox {
+                tokio::spawn(async move {
+                    let Ok(answer) = answer.await else { return };
+                    let headers = headers(&answer);
+                    // A lost answer is asked for again.
+                    drop(
+                        nats.publish_with_headers(inbox, headers, answer.bytes.into())
+                            .await,
+                    );
+                });
             }
+            Heard::Renewal(Incoming { renewal, reply })
         });
-        Ok(stream::select(incoming, heartbeats).boxed())
+        Ok(stream::select(renewals, heartbeats).boxed())
     }
 
-    fn is_heard(&self) -> bool {
-        // A NATS that is frozen keeps its connections; only what comes proves anything.
-        self.nats.is_none() || self.heard.borrow().is_some_and(|at| at.elapsed() < HEARD)
+    fn carries_heartbeats(&self) -> bool {
+        self.nats.is_some()
     }
 
     async fn entry(&self, epoch: u64, hash: &CredentialHash) -> Result<Option<String>, Error> {
@@ -314,23 +371,72 @@ impl Region for RedisNats {
     }
 }
 
-fn to_meta(fields: &HashMap<String, String>) -> Result<Meta, Error> {
-    fn member<T: std::str::FromStr>(
-        fields: &HashMap<String, String>,
-        name: &'static str,
-    ) -> Result<T, Error> {
-        fields
-            .get(name)
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| Error::of("read meta")(format!("`{name}` is missing or malformed")))
+/// The buckets, each once and in order.
+fn buckets_of(buckets: impl Iterator<Item = u16>) -> Vec<u16> {
+    let mut buckets: Vec<u16> = buckets.collect();
+    buckets.sort_unstable();
+    buckets.dedup();
+    buckets
+}
+
+fn add_fields(call: &mut ScriptInvocation<'_>, fields: &MetaFields) {
+    for (name, value) in fields {
+        call.arg(name).arg(value);
     }
-    Ok(Meta {
-        lineage: member(fields, "lineage")?,
-        generation: member(fields, "generation")?,
-        epoch: member(fields, "epoch")?,
-        fence: member(fields, "fence")?,
-        position: member(fields, "position")?,
-        chain_hash: member(fields, "chain_hash")?,
-        as_of_ms: member(fields, "as_of_ms")?,
-    })
+}
+
+/// What one command of a transaction answered. A key of another type holds nothing of ours.
+fn value_of<T: FromRedisValue + Default>(
+    answer: Option<RedisResult<Value>>,
+) -> Result<T, Error> {
+    const OPERATION: &str = "read the table";
+    match answer {
+        Some(Ok(Value::Nil)) => Ok(T::default()),
+        Some(Ok(value)) => redis::from_redis_value(value).map_err(Error::of(OPERATION)),
+        Some(Err(err)) if is_wrong_type(&err) => Ok(T::default()),
+        Some(Err(err)) => Err(Error::of(OPERATION)(err)),
+        None => Err(Error::of(OPERATION)("an answer is missing")),
+    }
+}
+
+/// A hash. Names that are not text are not ours.
+fn fields_of(answer: Option<RedisResult<Value>>) -> Result<Stored, Error> {
+    let fields: Vec<(Vec<u8>, Vec<u8>)> = value_of(answer)?;
+    let named = fields.into_iter();
+    Ok(named
+        .filter_map(|(name, value)| Some((String::from_utf8(name).ok()?, value)))
+        .collect())
+}
+
+/// Meta; `None` where there is none, and empty where there is something else.
+fn meta_of(answer: Option<RedisResult<Value>>) -> Result<Option<MetaFields>, Error> {
+    if matches!(&answer, Some(Err(err)) if is_wrong_type(err)) {
+        return Ok(Some(MetaFields::new()));
+    }
+    let fields = fields_of(answer)?;
+    let is_there = !fields.is_empty();
+    let text = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, String::from_utf8(value).ok()?)));
+    let fields = text.collect();
+    Ok(is_there.then_some(fields))
+}
+
+fn is_wrong_type(err: &redis::RedisError) -> bool {
+    err.code() == Some("WRONGTYPE")
+}
+
+fn headers(signed: &Signed) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(PROOF_HEADER, signed.proof.as_str());
+    headers
+}
+
+fn signed(message: async_nats::Message) -> (Signed, Option<async_nats::Subject>) {
+    let proof = message.headers.as_ref().and_then(|it| it.get(PROOF_HEADER));
+    let signed = Signed {
+        bytes: message.payload.into(),
+        proof: proof.map(|it| it.as_str().to_owned()).unwrap_or_default(),
+    };
+    (signed, message.reply)
 }
