@@ -18,7 +18,7 @@ use schemas::fleet::FollowerState;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
-use crate::metrics::{Page, write_requests};
+use crate::metrics::{Page, write_requests, write_unverified};
 use crate::server::Shared;
 
 /// What `/table` shows.
@@ -192,6 +192,12 @@ fn metrics(shared: &Shared) -> String {
         "Words of the region that contradict the table.",
         count(&follow.alarms),
     );
+    page.counter(
+        "throttleproxy_table_mismatch_total",
+        "Times that the table differed from the region's signed digest and was repaired.",
+        count(&follow.table_mismatch),
+    );
+    write_unverified(&mut page, follow);
     page.counter(
         "throttleproxy_renewals_total",
         "Renewals that were answered.",

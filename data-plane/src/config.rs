@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
+use schemas::seal::Trust;
 
 /// Everything a proxy needs to know beside its region.
 #[derive(Debug, Clone)]
@@ -13,6 +14,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// The region whose table this proxy serves.
     pub region: String,
+    /// By whom the region must be signed, and what this proxy proves itself with there.
+    pub trust: Trust,
     /// This proxy, stable over restarts.
     pub proxy_id: String,
     /// Threads that serve requests; 0 is one per core.

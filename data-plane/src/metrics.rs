@@ -4,6 +4,8 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use schemas::seal::Kind;
+
 use crate::rejection::Code;
 
 /// How a request ended.
@@ -57,6 +59,10 @@ pub struct FollowCounters {
     pub lookups: AtomicU64,
     /// Exact look-ups that gave no answer.
     pub lookups_failed: AtomicU64,
+    /// Times that the table was not what the region's digest says.
+    pub table_mismatch: AtomicU64,
+    /// Things that the region's control plane did not write, by kind.
+    unverified: [AtomicU64; Kind::ALL.len()],
 }
 
 /// Writes metrics in the text format of Prometheus.
@@ -77,6 +83,31 @@ impl Counters {
             Outcome::Left => &self.left,
         };
         add(counter, 1);
+    }
+}
+
+// === impl FollowCounters ===
+
+impl FollowCounters {
+    /// The counter of one kind.
+    pub fn unverified(&self, kind: Kind) -> &AtomicU64 {
+        let at = Kind::ALL.iter().position(|it| *it == kind).unwrap_or(0);
+        &self.unverified[at]
+    }
+}
+
+/// Writes what was dropped because nobody proved it.
+pub fn write_unverified(page: &mut Page, follow: &FollowCounters) {
+    const NAME: &str = "throttleproxy_unverified_messages_total";
+    page.head(
+        NAME,
+        "counter",
+        "Things that are not signed by whom they should be and were dropped, by kind.",
+    );
+    // A proxy sends renewals and reads none.
+    for kind in Kind::ALL.into_iter().filter(|it| *it != Kind::Renewal) {
+        let count = follow.unverified(kind).load(Ordering::Relaxed);
+        page.labelled(NAME, "kind", kind.as_str(), count);
     }
 }
 

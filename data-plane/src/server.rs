@@ -32,6 +32,7 @@ use crate::follow::lookup::{self, Lookups};
 use crate::follow::renewer::Renewer;
 use crate::follow::source::RegionSource;
 use crate::follow::status::Status;
+use crate::follow::trust::Verifier;
 use crate::limit::cell::Cells;
 use crate::limit::failures::Failures;
 use crate::metrics::{Counters, FollowCounters, add};
@@ -165,8 +166,16 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
 
     let clock = Arc::new(Clock::start());
     let follow = Arc::new(FollowCounters::default());
+    let status = Arc::new(Status::default());
+    let verifier = Verifier::new(
+        config.trust.clone(),
+        Arc::clone(&clock),
+        Arc::clone(&follow),
+    );
     let (lookups, lookup_service) = lookup::new(
         Arc::clone(&source),
+        verifier.clone(),
+        Arc::clone(&status),
         Arc::clone(&follow),
         Duration::from_millis(config.bounds.lookup_ms),
     );
@@ -178,7 +187,7 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
         ),
         table: Arc::new(KeyTable::new()),
         cells: Arc::new(Cells::new()),
-        status: Arc::new(Status::default()),
+        status,
         failures: Failures::new(
             config.bounds.failures_max,
             config.bounds.failures_window_ms,
@@ -202,6 +211,7 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
             follower_thread(
                 shared,
                 source,
+                verifier,
                 lookup_service,
                 admin,
                 leaving,
@@ -247,6 +257,12 @@ impl Running {
     /// Whether requests are admitted.
     pub fn is_ready(&self) -> bool {
         self.shared.status.is_ready()
+    }
+
+    /// What the threads share, for tests that break it.
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Turns `/readyz` to 503, goes on accepting for `drain_delay_ms`, then closes the
@@ -377,9 +393,14 @@ fn worker_thread(
     });
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "everything that the thread owns moves into it once"
+)]
 fn follower_thread(
     shared: Arc<Shared>,
     source: Arc<dyn RegionSource>,
+    verifier: Verifier,
     lookup_service: lookup::Service,
     admin: StdListener,
     leaving: Arc<Notify>,
@@ -392,6 +413,7 @@ fn follower_thread(
         let renew_now = Arc::new(Notify::new());
         let driver = Driver {
             source: Arc::clone(&source),
+            verifier: verifier.clone(),
             table: Arc::clone(&shared.table),
             status: Arc::clone(&shared.status),
             clock: Arc::clone(&shared.clock),
@@ -401,6 +423,7 @@ fn follower_thread(
         };
         let renewer = Renewer {
             source,
+            verifier,
             status: Arc::clone(&shared.status),
             clock: Arc::clone(&shared.clock),
             cells: Arc::clone(&shared.cells),

@@ -13,6 +13,9 @@
 //! of times. An entry that this build cannot read is set aside alone: its secret is
 //! denied.
 //!
+//! **Digest.** [`KeyTable::root`] is the digest that the region's control plane signs, so that
+//! a table that is not what it should be is found ([`schemas::digest`]).
+//!
 //! **Comparing.** The look-up compares the SHA-256 of what was presented. An attacker
 //! cannot steer that digest towards a stored one, so the time the comparison takes tells
 //! nothing about a stored hash, and a constant-time comparison would buy nothing.
@@ -20,6 +23,7 @@
 //! **Time of loads.** A request loads once per stretch without an await and looks again,
 //! by [`KeyTable::version`], right before its first byte goes upstream.
 
+mod digest;
 pub mod policy;
 mod shard;
 
@@ -28,14 +32,16 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
+use schemas::digest::{self as digests, Digest};
 use schemas::entry::{
     BadEntry, Change, Owner, PolicyEntry, PolicyId, Revision, SecretEntry, SecretStatus,
     check_reader,
 };
-use schemas::name::BUCKETS;
+use schemas::name::{BUCKETS, bucket_of};
 use schemas::{CredentialHash, KeyId, SecretId, TeamId};
 
 use crate::limit::Rates;
+use digest::Digests;
 use policy::PolicyBook;
 pub use policy::{Policies, Target, Workspace};
 use shard::{Order, Record, Shard, Slot};
@@ -63,6 +69,8 @@ pub struct KeyTable {
     quarantined_total: AtomicU64,
     /// Only the follower writes; the lock keeps that true.
     writer: Mutex<PolicyBook>,
+    /// Only the follower looks; taken after `writer`.
+    digests: Mutex<Digests>,
 }
 
 /// What the table knows of a secret: a copy, so that nothing of the table is held.
@@ -90,12 +98,6 @@ pub struct Found {
     pub rates: Rates,
 }
 
-/// The whole of a region, gathered bucket by bucket.
-#[derive(Debug, Default)]
-pub struct Snapshot {
-    policies: HashSet<PolicyId>,
-}
-
 /// What dropping the entries that a snapshot does not hold came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Swept {
@@ -118,6 +120,7 @@ impl KeyTable {
             entries: AtomicUsize::new(0),
             quarantined_total: AtomicU64::new(0),
             writer: Mutex::new(PolicyBook::default()),
+            digests: Mutex::new(Digests::new()),
         }
     }
 
@@ -166,6 +169,8 @@ impl KeyTable {
         let mut policies_changed = false;
         for change in changes {
             if let Change::Policy { policy } = change {
+                let name = policy.policy.id().to_string();
+                self.digests().policy(name, policy.revision);
                 policies_changed |=
                     self.merge_policy(&mut book, policy.policy.id(), Ok(policy.clone()));
             }
@@ -180,7 +185,8 @@ impl KeyTable {
         }
         for change in changes {
             if let Change::Secret { hash, secret } = change {
-                let slot = self.slot(&book, *hash, Ok(secret));
+                let slot = self.slot(&book, *hash, secret.revision, Ok(secret));
+                self.digests().touch(bucket_of(hash));
                 let shard = &self.shards()[place_in(self.shards(), hash)];
                 self.swap_shard(shard, |shard| shard.with(slot));
             }
@@ -189,17 +195,25 @@ impl KeyTable {
         self.changed();
     }
 
-    /// Merges the policies of a snapshot, as read from the region.
-    pub fn merge_policies(
+    /// Merges the policies of a region at `through`, which holds no others: those that it
+    /// does not hold and that are not newer are dropped.
+    pub fn replace_policies(
         &self,
-        snapshot: &mut Snapshot,
-        entries: Vec<(PolicyId, Result<PolicyEntry, BadEntry>)>,
+        entries: Vec<(String, Revision, Result<PolicyEntry, BadEntry>)>,
+        through: Revision,
     ) {
         let mut book = self.write();
-        for (id, entry) in entries {
-            snapshot.policies.insert(id);
-            self.merge_policy(&mut book, id, entry);
+        let names = entries.iter().map(|(name, revision, _)| (name.clone(), *revision));
+        self.digests().replace_policies(names, through);
+        let mut present = HashSet::new();
+        for (name, _, entry) in entries {
+            // A kind that this build does not know asks for a newer reader where it matters.
+            if let Ok(id) = name.parse() {
+                present.insert(id);
+                self.merge_policy(&mut book, id, entry);
+            }
         }
+        book.drop_absent(&present, through);
         self.policies.store(Arc::new(book.compile()));
         self.changed();
     }
@@ -211,9 +225,28 @@ impl KeyTable {
         bucket: u16,
         entries: Vec<(CredentialHash, Result<SecretEntry, BadEntry>)>,
     ) {
+        let none = Order::MIN.revision();
+        let revised = |(hash, entry): (_, Result<SecretEntry, _>)| {
+            let revision = entry.as_ref().map_or(none, |it| it.revision);
+            (hash, revision, entry)
+        };
+        self.replace_bucket(bucket, none, entries.into_iter().map(revised).collect());
+    }
+
+    /// Merges one bucket that is known to be what the region held at `through`. Up to there
+    /// its word is taken even where the table seems to know newer; only what is off for good
+    /// stays so. What the bucket does not hold is marked, for [`Self::sweep`].
+    pub fn replace_bucket(
+        &self,
+        bucket: u16,
+        through: Revision,
+        entries: Vec<(CredentialHash, Revision, Result<SecretEntry, BadEntry>)>,
+    ) {
         let mut book = self.write();
+        self.digests().touch(bucket);
+        let through = Order::of(through).unwrap_or(Order::MIN);
         let mut policies_changed = false;
-        for (_, entry) in &entries {
+        for (_, _, entry) in &entries {
             if let Ok(entry) = entry {
                 policies_changed |= book.ensure_workspace(entry.workspace_id);
             }
@@ -225,16 +258,17 @@ impl KeyTable {
         let per_bucket = shards.len() / FEW;
         let first = usize::from(bucket) * per_bucket;
         let mut by_shard: Vec<Vec<shard::Incoming>> = vec![Vec::new(); per_bucket];
-        for (hash, entry) in entries {
+        for (hash, revision, entry) in entries {
             if let Some(slots) = place_in(shards, &hash)
                 .checked_sub(first)
                 .and_then(|at| by_shard.get_mut(at))
             {
-                slots.push(self.slot(&book, hash, entry.as_ref().map_err(Clone::clone)));
+                let entry = entry.as_ref().map_err(Clone::clone);
+                slots.push(self.slot(&book, hash, revision, entry));
             }
         }
         for (at, slots) in by_shard.into_iter().enumerate() {
-            self.swap_shard(&shards[first + at], |shard| shard.with_all(slots));
+            self.swap_shard(&shards[first + at], |shard| shard.with_all(slots, through));
         }
         self.grow();
         self.changed();
@@ -244,29 +278,49 @@ impl KeyTable {
     /// and that are not newer than it are dropped. Tombstones stay, so that an older copy
     /// of a region cannot bring a revoked secret back. When more than half of the table
     /// would go, nothing goes: that is a broken region sooner than a change.
-    pub fn finish_snapshot(&self, snapshot: Snapshot, through: Revision) -> Swept {
-        let mut book = self.write();
+    pub fn sweep(&self, through: Revision) -> Swept {
+        let _book = self.write();
         let through = Order::of(through).unwrap_or(Order::MAX);
-        let absent: usize = self
-            .shards()
-            .iter()
-            .map(|shard| shard.load().absent(through))
-            .sum();
+        let shards = self.shards();
+        let absent: usize = shards.iter().map(|it| it.load().absent(through)).sum();
         if absent > 16 && absent > self.len() / 2 {
             return Swept::TooMany(absent);
         }
         if absent > 0 {
-            for shard in self.shards() {
+            for (at, shard) in shards.iter().enumerate() {
                 if shard.load().absent(through) > 0 {
+                    self.digests().touch((at * FEW / shards.len()) as u16);
                     self.swap_shard(shard, |shard| shard.without_absent(through));
                 }
             }
+            self.changed();
         }
-        if book.drop_absent(&snapshot.policies, through.revision()) {
-            self.policies.store(Arc::new(book.compile()));
-        }
-        self.changed();
         Swept::Dropped(absent)
+    }
+
+    /// The digest of the table: what the region's control plane signs for this place.
+    pub fn root(&self) -> Digest {
+        let buckets: Vec<Digest> = (0..BUCKETS).map(|it| self.bucket_digest(it)).collect();
+        digests::of_root(&buckets, self.policies_digest())
+    }
+
+    /// The digest of one bucket.
+    pub fn bucket_digest(&self, bucket: u16) -> Digest {
+        self.digests().bucket(bucket, || {
+            let shards = self.shards();
+            let per_bucket = shards.len() / FEW;
+            let first = usize::from(bucket) * per_bucket;
+            let mut leaves = Vec::new();
+            for shard in &shards[first..first + per_bucket] {
+                leaves.extend(shard.load().leaves());
+            }
+            digests::of_bucket(leaves)
+        })
+    }
+
+    /// The digest of the policies.
+    pub fn policies_digest(&self) -> Digest {
+        self.digests().policies()
     }
 
     /// The policies of one workspace with others put in their place, for a request that
@@ -305,10 +359,10 @@ impl KeyTable {
         &self,
         book: &PolicyBook,
         hash: CredentialHash,
+        revision: Revision,
         entry: Result<&SecretEntry, BadEntry>,
     ) -> shard::Incoming {
-        // An entry that is too new still says how new; one that is not readable does not.
-        let order = entry.as_ref().ok().and_then(|it| Order::of(it.revision));
+        let order = Order::of(revision);
         let usable = entry.and_then(|entry| {
             check_reader(entry.min_reader)?;
             let order = Order::of(entry.revision)
@@ -392,6 +446,10 @@ impl KeyTable {
     fn changed(&self) {
         self.version.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
+    }
+
+    fn digests(&self) -> MutexGuard<'_, Digests> {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> MutexGuard<'_, PolicyBook> {

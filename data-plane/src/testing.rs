@@ -1,10 +1,11 @@
 //! What tests of this crate share: entries, a region in memory, a proxy over it, and a
 //! real upstream on loopback.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,13 +18,15 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use schemas::digest::{self, Digest, Leaf};
 use schemas::entry::{
     Bodies, Change, Policy, PolicyEntry, Revision, Scheme, SecretEntry, SecretStatus, TargetPolicy,
     Timeouts, WorkspacePolicy,
 };
 use schemas::fleet::{Renewal, RenewalAnswer};
-use schemas::name::bucket_of;
-use schemas::stream::{Frame, Heartbeat, Meta};
+use schemas::name::{BUCKETS, bucket_of};
+use schemas::seal::{FleetSecret, Seal, Signed};
+use schemas::stream::{Frame, Heartbeat, Meta, MetaFields, Part};
 use schemas::{
     Credential, CredentialHash, Environment, KeyId, Limits, LineageId, PlanLimits, Position,
     SecretId, TargetId, WorkspaceId,
@@ -33,7 +36,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 
 use crate::config::{Bounds, Config};
-use crate::follow::{ExactEntry, Notice, RegionSource, SourceError};
+use crate::follow::{ExactEntry, Message, RegionSource, SourceError};
 use crate::server::{self, Running};
 
 pub(crate) const WORKSPACE: WorkspaceId = WorkspaceId::from_u128(1);
@@ -121,21 +124,31 @@ pub(crate) fn target(name: &str, address: SocketAddr) -> TargetPolicy {
 /// A region in memory.
 pub(crate) struct MemoryRegion {
     state: Mutex<State>,
-    notices: broadcast::Sender<Notice>,
+    notices: broadcast::Sender<Message>,
     /// Nothing can be read.
     pub(crate) is_away: AtomicBool,
     /// Notices get lost.
     pub(crate) is_silent: AtomicBool,
     /// Renewals are answered.
     pub(crate) answers: AtomicBool,
+    /// Heartbeats are made one after the other.
+    beats: AtomicI64,
+    is_unread: AtomicBool,
 }
 
 struct State {
     meta: Option<Meta>,
-    secrets: HashMap<CredentialHash, Vec<u8>>,
-    policies: HashMap<String, Vec<u8>>,
-    feed: Vec<Frame>,
+    /// As stored, and the revision that was signed.
+    secrets: HashMap<CredentialHash, (Vec<u8>, Revision)>,
+    policies: BTreeMap<String, (Vec<u8>, Revision)>,
+    digests: Vec<u8>,
+    feed: Vec<(Position, Signed)>,
     renewals: Vec<Renewal>,
+}
+
+/// What the region in memory is sealed with.
+pub(crate) fn seal() -> Seal {
+    Seal::new("test", &[7; 32], FleetSecret::from_bytes(&[8; 32]))
 }
 
 // === impl MemoryRegion ===
@@ -152,9 +165,12 @@ impl MemoryRegion {
                     position: 0,
                     chain_hash: String::new(),
                     as_of_ms: 0,
+                    count: 0,
+                    root: Digest::EMPTY,
                 }),
                 secrets: HashMap::new(),
-                policies: HashMap::new(),
+                policies: BTreeMap::new(),
+                digests: Vec::new(),
                 feed: Vec::new(),
                 renewals: Vec::new(),
             }),
@@ -162,6 +178,8 @@ impl MemoryRegion {
             is_away: AtomicBool::new(false),
             is_silent: AtomicBool::new(false),
             answers: AtomicBool::new(true),
+            beats: AtomicI64::new(1),
+            is_unread: AtomicBool::new(false),
         }
     }
 
@@ -177,13 +195,16 @@ impl MemoryRegion {
             match change {
                 Change::Secret { hash, secret } => {
                     secret.revision = revision(to);
-                    let bytes = serde_json::to_vec(secret).unwrap();
-                    state.secrets.insert(*hash, bytes);
+                    let text = serde_json::to_string(secret).unwrap();
+                    let stored = seal().entry(&hash.to_string(), &text);
+                    state.secrets.insert(*hash, (stored.into(), revision(to)));
                 }
                 Change::Policy { policy } => {
                     policy.revision = revision(to);
-                    let bytes = serde_json::to_vec(policy).unwrap();
-                    state.policies.insert(policy.policy.id().to_string(), bytes);
+                    let text = serde_json::to_string(policy).unwrap();
+                    let name = policy.policy.id().to_string();
+                    let stored = seal().entry(&name, &text);
+                    state.policies.insert(name, (stored.into(), revision(to)));
                 }
             }
         }
@@ -196,26 +217,73 @@ impl MemoryRegion {
             changes: Some(changes),
             as_of_ms: 0,
         };
-        state.feed.push(frame.clone());
-        if !self.is_silent.load(Ordering::SeqCst) {
-            let _ = self.notices.send(Notice::Frame(frame));
-        }
+        state.digest();
+        let frame = seal().frame(&frame);
+        state.feed.push((to, frame.clone()));
+        self.send(Message::Frame(frame));
         to
+    }
+
+    /// Says how far the region is.
+    pub(crate) fn beat(&self) {
+        let state = self.state.lock().unwrap();
+        let Some(meta) = &state.meta else { return };
+        let beat = Heartbeat {
+            as_of_ms: self.beats.fetch_add(1, Ordering::SeqCst),
+            root: meta.root,
+            ..heartbeat(meta.epoch, meta.position)
+        };
+        self.send(Message::Heartbeat(seal().heartbeat(&beat)));
+    }
+
+    /// Sends what anybody could send.
+    pub(crate) fn send(&self, message: Message) {
+        if !self.is_silent.load(Ordering::SeqCst) {
+            let _ = self.notices.send(message);
+        }
     }
 
     /// Empties the region, as when its Redis lost its memory.
     pub(crate) fn wipe(&self) {
         let mut state = self.state.lock().unwrap();
         state.meta = None;
+        state.digests.clear();
         state.secrets.clear();
         state.policies.clear();
         state.feed.clear();
     }
 
-    /// Puts bytes in place of an entry, at no new position.
+    /// Puts bytes in place of an entry, at no new position, as somebody does who can write
+    /// to the region and knows no secret.
     pub(crate) fn spoil(&self, hash: CredentialHash, bytes: &[u8]) {
         let mut state = self.state.lock().unwrap();
-        state.secrets.insert(hash, bytes.to_vec());
+        state.secrets.insert(hash, (bytes.to_vec(), revision(0)));
+    }
+
+    /// Puts an entry that is sealed and that this build cannot read in place of one.
+    pub(crate) fn publish_unreadable(&self, hash: CredentialHash) -> Position {
+        let to = self.publish(Vec::new());
+        let mut state = self.state.lock().unwrap();
+        let text = format!("{{\"generation\":1,\"rev\":{to},\"status\":\"unheard of\"}}");
+        let stored = seal().entry(&hash.to_string(), &text);
+        state.secrets.insert(hash, (stored.into(), revision(to)));
+        state.digest();
+        to
+    }
+
+    /// From here on only exact look-ups are answered.
+    pub(crate) fn stop_meta(&self) {
+        self.is_unread.store(true, Ordering::SeqCst);
+    }
+
+    /// The digest of what the region holds.
+    pub(crate) fn root(&self) -> Digest {
+        self.state.lock().unwrap().meta.as_ref().unwrap().root
+    }
+
+    /// The entry of a secret as stored.
+    pub(crate) fn stored(&self, hash: CredentialHash) -> Vec<u8> {
+        self.state.lock().unwrap().secrets[&hash].0.clone()
     }
 
     pub(crate) fn renewals(&self) -> Vec<Renewal> {
@@ -231,29 +299,58 @@ impl MemoryRegion {
     }
 }
 
+impl State {
+    /// Signs what the region holds now.
+    fn digest(&mut self) {
+        let mut buckets = vec![Vec::new(); usize::from(BUCKETS)];
+        for (hash, (_, revision)) in &self.secrets {
+            buckets[usize::from(bucket_of(hash))].push(Leaf {
+                hash: *hash,
+                revision: *revision,
+            });
+        }
+        let buckets: Vec<Digest> = buckets.into_iter().map(digest::of_bucket).collect();
+        let policies = self.policies.iter();
+        let policies = digest::of_policies(policies.map(|(name, it)| (name.as_str(), it.1)));
+        if let Some(meta) = &mut self.meta {
+            meta.count = self.secrets.len() as u64;
+            meta.root = digest::of_root(&buckets, policies);
+        }
+        let all = buckets.iter().chain([&policies]);
+        self.digests = all.flat_map(|it| *it.as_bytes()).collect();
+    }
+}
+
 #[async_trait]
 impl RegionSource for MemoryRegion {
-    async fn meta(&self) -> Result<Option<Meta>, SourceError> {
-        Ok(self.reach()?.meta.clone())
+    async fn meta(&self) -> Result<Option<MetaFields>, SourceError> {
+        if self.is_unread.load(Ordering::SeqCst) {
+            return Err(SourceError::unavailable("testing", "meta is not answered"));
+        }
+        Ok(self.reach()?.meta.as_ref().map(|it| seal().meta(it)))
     }
 
-    async fn policies(&self, _epoch: u64) -> Result<Vec<(String, Vec<u8>)>, SourceError> {
-        let state = self.reach()?;
-        Ok(state.policies.clone().into_iter().collect())
-    }
-
-    async fn bucket(
+    async fn read(
         &self,
         _epoch: u64,
-        bucket: u16,
-    ) -> Result<Vec<(String, Vec<u8>)>, SourceError> {
+        buckets: Range<u16>,
+        policies: bool,
+    ) -> Result<Part, SourceError> {
         let state = self.reach()?;
-        Ok(state
-            .secrets
-            .iter()
-            .filter(|(hash, _)| bucket_of(hash) == bucket)
-            .map(|(hash, bytes)| (hash.to_string(), bytes.clone()))
-            .collect())
+        let bucket = |bucket: u16| {
+            let all = state.secrets.iter();
+            let stored = all
+                .filter(|(hash, _)| bucket_of(hash) == bucket)
+                .map(|(hash, it)| (hash.to_string(), it.0.clone()));
+            (bucket, stored.collect())
+        };
+        let all = state.policies.iter();
+        Ok(Part {
+            meta: state.meta.as_ref().map(|it| seal().meta(it)),
+            digests: state.digests.clone(),
+            policies: policies.then(|| all.map(|(name, it)| (name.clone(), it.0.clone())).collect()),
+            buckets: buckets.map(bucket).collect(),
+        })
     }
 
     async fn feed(
@@ -261,10 +358,10 @@ impl RegionSource for MemoryRegion {
         _epoch: u64,
         after: Position,
         limit: usize,
-    ) -> Result<Vec<Frame>, SourceError> {
+    ) -> Result<Vec<Signed>, SourceError> {
         let state = self.reach()?;
-        let frames = state.feed.iter().filter(|frame| frame.to > after);
-        Ok(frames.take(limit).cloned().collect())
+        let frames = state.feed.iter().filter(|(to, _)| *to > after);
+        Ok(frames.take(limit).map(|(_, frame)| frame.clone()).collect())
     }
 
     async fn lookup(&self, hash: &CredentialHash) -> Result<Option<ExactEntry>, SourceError> {
@@ -272,43 +369,44 @@ impl RegionSource for MemoryRegion {
         if state.meta.is_none() {
             return Err(SourceError::unavailable("testing", "the region is empty"));
         }
-        Ok(state.secrets.get(hash).map(|secret| ExactEntry {
+        let policies = state.policies.iter();
+        Ok(state.secrets.get(hash).map(|(secret, _)| ExactEntry {
             secret: secret.clone(),
-            policies: state
-                .policies
-                .iter()
+            policies: policies
                 .filter(|(name, _)| !name.starts_with("target:"))
-                .map(|(_, bytes)| bytes.clone())
+                .map(|(name, it)| (name.clone(), it.0.clone()))
                 .collect(),
         }))
     }
 
-    async fn subscribe(&self) -> Result<BoxStream<'static, Notice>, SourceError> {
+    async fn subscribe(&self) -> Result<BoxStream<'static, Message>, SourceError> {
         let receiver = self.notices.subscribe();
         Ok(stream::unfold(receiver, |mut receiver| async move {
             match receiver.recv().await {
-                Ok(notice) => Some((notice, receiver)),
-                Err(broadcast::error::RecvError::Lagged(_)) => Some((Notice::Lost, receiver)),
+                Ok(message) => Some((message, receiver)),
+                Err(broadcast::error::RecvError::Lagged(_)) => Some((Message::Lost, receiver)),
                 Err(broadcast::error::RecvError::Closed) => None,
             }
         })
         .boxed())
     }
 
-    async fn renew(&self, renewal: &Renewal) -> Result<RenewalAnswer, SourceError> {
+    async fn renew(&self, renewal: &Signed) -> Result<Signed, SourceError> {
         if !self.answers.load(Ordering::SeqCst) {
             return Err(SourceError::unavailable("testing", "nobody answers"));
         }
+        let renewal = seal().renewal(renewal).unwrap();
         let mut state = self.state.lock().unwrap();
-        state.renewals.push(renewal.clone());
-        Ok(RenewalAnswer {
+        let answer = RenewalAnswer {
             boot_id: renewal.boot_id,
             counter: renewal.counter,
             lineage: LineageId::from_u128(1),
             generation: 1,
             head: state.meta.as_ref().map_or(0, |meta| meta.position),
             now_ms: 0,
-        })
+        };
+        state.renewals.push(renewal);
+        Ok(seal().answer(&answer))
     }
 }
 
@@ -320,6 +418,7 @@ pub(crate) fn heartbeat(epoch: u64, to: Position) -> Heartbeat {
         epoch,
         to,
         as_of_ms: 0,
+        root: Digest::EMPTY,
     }
 }
 
@@ -442,6 +541,7 @@ pub(crate) fn config() -> Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         admin_listen: "127.0.0.1:0".parse().unwrap(),
         region: "test".to_owned(),
+        trust: seal().trust().clone(),
         proxy_id: "proxy".to_owned(),
         workers: 2,
         allow_private_upstreams: true,

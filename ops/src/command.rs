@@ -84,6 +84,8 @@ enum RegionCommand {
     Status(region::StatusArgs),
     /// What each region holds of a key, as stored.
     Entry(region::EntryArgs),
+    /// The public key that a region is signed with, for `data.verify_keys` of its proxies.
+    Key(region::KeyArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -134,6 +136,7 @@ async fn dispatch(Cli { common, command }: Cli) -> anyhow::Result<Outcome> {
         Command::Audit(AuditCommand::Verify) => audit_verify::run(&common).await,
         Command::Region(RegionCommand::Status(args)) => region::status(&common, args).await,
         Command::Region(RegionCommand::Entry(args)) => region::entry(&common, args).await,
+        Command::Region(RegionCommand::Key(args)) => region::key(&common, args),
         Command::Config(ConfigCommand::Check) => config_check::run(&common),
     }
 }

@@ -157,7 +157,7 @@ impl Config {
         Self {
             control: Control::default_in(data_dir),
             data: Data::default_in(data_dir),
-            regions: vec![Region::default()],
+            regions: vec![Region::default_in(data_dir)],
             security: Security::default(),
             log: Log::default(),
         }
@@ -181,7 +181,7 @@ impl Config {
         let config = Self {
             control: Control::read(&values, defaults.control)?,
             data: Data::read(&values, defaults.data)?,
-            regions: region::read_all(&values, defaults.regions)?,
+            regions: region::read_all(&values, data_dir, defaults.regions)?,
             security: Security::read(&values, defaults.security)?,
             log: Log::read(&values, defaults.log)?,
         };

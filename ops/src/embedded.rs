@@ -7,22 +7,23 @@
 
 mod state;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use control_plane::region::{self, Batch, Incoming, Region, Verdict};
-use data_plane::follow::{ExactEntry, Notice, RegionSource, SourceError};
+use control_plane::region::{self, Batch, Heard, Incoming, Region, Repair, Verdict};
+use data_plane::follow::{ExactEntry, Message, RegionSource, SourceError};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
-use schemas::fleet::{Renewal, RenewalAnswer};
-use schemas::stream::{Frame, Heartbeat, Meta};
+use schemas::seal::Signed;
+use schemas::stream::{MetaFields, Part};
 use schemas::{CredentialHash, Position};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use state::State;
 
-/// Notices that a slow follower may leave lying before it is told that some were lost.
-const NOTICES_MAX: usize = 1_024;
+/// Messages that a slow follower may leave lying before it is told that some were lost.
+const MESSAGES_MAX: usize = 1_024;
 
 const LOOKING_UP: &str = "looking up a secret";
 const RENEWING: &str = "renewing";
@@ -39,7 +40,7 @@ struct Shared {
     name: String,
     /// Held for the length of one call, never over an await.
     state: Mutex<State>,
-    notices: broadcast::Sender<Notice>,
+    messages: broadcast::Sender<Message>,
     /// Where renewals go: to whoever asked for them last.
     renewals: Mutex<Option<mpsc::Sender<Incoming>>>,
 }
@@ -52,7 +53,7 @@ impl Embedded {
         Self(Arc::new(Shared {
             name: name.into(),
             state: Mutex::new(State::empty()),
-            notices: broadcast::Sender::new(NOTICES_MAX),
+            messages: broadcast::Sender::new(MESSAGES_MAX),
             renewals: Mutex::new(None),
         }))
     }
@@ -67,8 +68,8 @@ impl Embedded {
     }
 
     /// A proxy that nobody listens to is no error of the publisher.
-    fn notify(&self, notice: Notice) {
-        self.0.notices.send(notice).ok();
+    fn notify(&self, message: Message) {
+        self.0.messages.send(message).ok();
     }
 }
 
@@ -78,38 +79,58 @@ impl Region for Embedded {
         &self.0.name
     }
 
-    async fn meta(&self) -> Result<Option<Meta>, region::Error> {
+    async fn meta(&self) -> Result<Option<MetaFields>, region::Error> {
         Ok(self.state().meta().cloned())
     }
 
+    async fn read(
+        &self,
+        epoch: u64,
+        buckets: Range<u16>,
+        policies: bool,
+    ) -> Result<Part, region::Error> {
+        Ok(self.state().read(epoch, buckets, policies))
+    }
+
     async fn apply(&self, batch: &Batch) -> Result<Verdict, region::Error> {
-        self.state()
-            .apply(batch)
-            .map_err(region::Error::of("encode an entry"))
+        Ok(self.state().apply(batch))
     }
 
-    async fn publish_frame(&self, frame: &Frame) -> Result<(), region::Error> {
-        self.notify(Notice::Frame(frame.clone()));
+    async fn repair(&self, repair: &Repair) -> Result<bool, region::Error> {
+        Ok(self.state().repair(repair))
+    }
+
+    async fn replace_meta(
+        &self,
+        seen: &MetaFields,
+        meta: &MetaFields,
+        digests: &[u8],
+    ) -> Result<bool, region::Error> {
+        Ok(self.state().replace_meta(seen, meta, digests))
+    }
+
+    async fn publish_frame(&self, frame: &Signed) -> Result<(), region::Error> {
+        self.notify(Message::Frame(frame.clone()));
         Ok(())
     }
 
-    async fn publish_heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), region::Error> {
-        self.notify(Notice::Heartbeat(heartbeat.clone()));
+    async fn publish_heartbeat(&self, heartbeat: &Signed) -> Result<(), region::Error> {
+        self.notify(Message::Heartbeat(heartbeat.clone()));
         Ok(())
     }
 
-    async fn renewals(&self) -> Result<BoxStream<'static, Incoming>, region::Error> {
+    async fn listen(&self) -> Result<BoxStream<'static, Heard>, region::Error> {
         let (sender, receiver) = mpsc::channel(RENEWALS_MAX);
         *lock(&self.0.renewals) = Some(sender);
         let next = async |mut receiver: mpsc::Receiver<Incoming>| {
             let incoming = receiver.recv().await?;
-            Some((incoming, receiver))
+            Some((Heard::Renewal(incoming), receiver))
         };
         Ok(stream::unfold(receiver, next).boxed())
     }
 
-    fn is_heard(&self) -> bool {
-        true
+    fn carries_heartbeats(&self) -> bool {
+        false
     }
 
     async fn entry(
@@ -123,16 +144,17 @@ impl Region for Embedded {
 
 #[async_trait]
 impl RegionSource for Embedded {
-    async fn meta(&self) -> Result<Option<Meta>, SourceError> {
+    async fn meta(&self) -> Result<Option<MetaFields>, SourceError> {
         Ok(self.state().meta().cloned())
     }
 
-    async fn policies(&self, epoch: u64) -> Result<Vec<(String, Vec<u8>)>, SourceError> {
-        Ok(self.state().policies(epoch))
-    }
-
-    async fn bucket(&self, epoch: u64, bucket: u16) -> Result<Vec<(String, Vec<u8>)>, SourceError> {
-        Ok(self.state().bucket(epoch, bucket))
+    async fn read(
+        &self,
+        epoch: u64,
+        buckets: Range<u16>,
+        policies: bool,
+    ) -> Result<Part, SourceError> {
+        Ok(self.state().read(epoch, buckets, policies))
     }
 
     async fn feed(
@@ -140,32 +162,32 @@ impl RegionSource for Embedded {
         epoch: u64,
         after: Position,
         limit: usize,
-    ) -> Result<Vec<Frame>, SourceError> {
+    ) -> Result<Vec<Signed>, SourceError> {
         Ok(self.state().feed(epoch, after, limit))
     }
 
     async fn lookup(&self, hash: &CredentialHash) -> Result<Option<ExactEntry>, SourceError> {
         let state = self.state();
-        let Some(meta) = state.meta() else {
+        let Some(epoch) = state.epoch() else {
             // It cannot say that a secret does not exist.
             return Err(SourceError::unavailable(LOOKING_UP, "the region is empty"));
         };
-        let found = state.lookup(meta.epoch, hash);
+        let found = state.lookup(epoch, hash);
         Ok(found.map(|(secret, policies)| ExactEntry { secret, policies }))
     }
 
-    async fn subscribe(&self) -> Result<BoxStream<'static, Notice>, SourceError> {
+    async fn subscribe(&self) -> Result<BoxStream<'static, Message>, SourceError> {
         use broadcast::error::RecvError;
 
-        let next = async |mut notices: broadcast::Receiver<Notice>| match notices.recv().await {
-            Ok(notice) => Some((notice, notices)),
-            Err(RecvError::Lagged(_)) => Some((Notice::Lost, notices)),
+        let next = async |mut messages: broadcast::Receiver<Message>| match messages.recv().await {
+            Ok(message) => Some((message, messages)),
+            Err(RecvError::Lagged(_)) => Some((Message::Lost, messages)),
             Err(RecvError::Closed) => None,
         };
-        Ok(stream::unfold(self.0.notices.subscribe(), next).boxed())
+        Ok(stream::unfold(self.0.messages.subscribe(), next).boxed())
     }
 
-    async fn renew(&self, renewal: &Renewal) -> Result<RenewalAnswer, SourceError> {
+    async fn renew(&self, renewal: &Signed) -> Result<Signed, SourceError> {
         let (reply, answer) = oneshot::channel();
         let incoming = Incoming {
             renewal: renewal.clone(),

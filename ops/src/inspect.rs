@@ -59,6 +59,16 @@ pub struct Stored {
     pub entry: Option<Value>,
 }
 
+/// What a region says of itself, whoever wrote it.
+///
+/// # Errors
+/// When the region cannot be asked, or says something else.
+pub async fn meta(region: &dyn Region) -> anyhow::Result<Option<Meta>> {
+    let fields = region.meta().await?;
+    let meta = fields.map(|fields| Meta::of_fields(&fields)).transpose();
+    meta.map_err(|what| anyhow::anyhow!("what the region says of itself cannot be read: {what}"))
+}
+
 /// How far a region is that says `meta` of itself. Ask it before this is called: asked
 /// the other way round it could seem ahead of the log.
 ///
@@ -101,7 +111,7 @@ pub async fn entries(
     key_id: KeyId,
     hashes: &[CredentialHash],
 ) -> anyhow::Result<Entries> {
-    let meta = region.meta().await?;
+    let meta = meta(region).await?;
     let mut stored = Vec::with_capacity(hashes.len());
     for hash in hashes {
         let entry = match &meta {

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod embedded;
 pub mod identity;
 pub mod inspect;
+pub mod keys;
 pub mod private;
 pub mod probe;
 pub mod shutdown;

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use control_plane::region::Region as _;
 use schemas::{CredentialHash, KeyId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -165,7 +164,7 @@ async fn answer(line: &str, regions: &[Embedded]) -> anyhow::Result<Value> {
         .find(|region| region.name() == name)
         .with_context(|| format!("`up` has no in-process region `{name}`"))?;
     Ok(match &question {
-        Question::Meta { .. } => serde_json::to_value(region.meta().await?)?,
+        Question::Meta { .. } => serde_json::to_value(inspect::meta(region).await?)?,
         Question::Entries { key_id, hashes, .. } => {
             serde_json::to_value(inspect::entries(region, *key_id, hashes).await?)?
         }

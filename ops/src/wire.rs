@@ -6,22 +6,26 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use control_plane::execute::Execute;
-use control_plane::region::{self, Region};
+use control_plane::region::{self, Led, Region};
 use control_plane::store::{self, Store, log};
 use data_plane::follow::{self, RegionSource};
+use schemas::seal::Trust;
 use tokio::sync::watch;
 
 use crate::config::{self, Config};
 use crate::embedded::Embedded;
 use crate::identity::Identity;
+use crate::keys;
 use crate::sqlite::SqliteFile;
 
 /// The regions of `up`, those without a Redis inside the process.
 pub struct Regions {
     /// All of them, for the control plane.
-    pub all: Vec<Arc<dyn Region>>,
+    pub all: Vec<Led>,
     /// The one that the proxy of this process serves.
     pub own: Arc<dyn RegionSource>,
+    /// What that proxy believes of it.
+    pub trust: Trust,
     /// Those inside the process: nobody else can look into them.
     pub embedded: Vec<Embedded>,
 }
@@ -82,12 +86,14 @@ pub fn control_plane(config: &Config) -> control_plane::Config {
 pub fn data_plane(
     config: &Config,
     identity: &Identity,
+    trust: Trust,
     exempt_upstream: Option<SocketAddr>,
 ) -> data_plane::Config {
     data_plane::Config {
         listen: config.data.listen,
         admin_listen: config.data.admin_listen,
         region: config.data.region.clone(),
+        trust,
         proxy_id: identity.proxy_id.clone(),
         workers: config.data.workers,
         allow_private_upstreams: config.security.allow_private_upstreams,
@@ -106,11 +112,11 @@ pub async fn region(region: &config::Region) -> anyhow::Result<Arc<dyn Region>> 
     Ok(Arc::new(opened.with_context(|| in_region(region))?))
 }
 
-/// All regions, each of its own Redis.
-pub async fn regions(config: &Config) -> anyhow::Result<Vec<Arc<dyn Region>>> {
+/// All regions, each of its own Redis, with their seals.
+pub async fn regions(config: &Config) -> anyhow::Result<Vec<Led>> {
     let mut all = Vec::with_capacity(config.regions.len());
     for entry in &config.regions {
-        all.push(region(entry).await?);
+        all.push(led(entry, region(entry).await?)?);
     }
     Ok(all)
 }
@@ -126,23 +132,48 @@ pub fn source(config: &Config) -> anyhow::Result<Arc<dyn RegionSource>> {
 
 /// The regions of `up`.
 pub async fn regions_of_up(config: &Config) -> anyhow::Result<Regions> {
-    let mut all = Vec::<Arc<dyn Region>>::with_capacity(config.regions.len());
+    let mut all = Vec::with_capacity(config.regions.len());
     let mut embedded = Vec::new();
     for entry in &config.regions {
         if entry.redis_url.is_some() {
-            all.push(region(entry).await?);
+            all.push(led(entry, region(entry).await?)?);
         } else {
             let region = Embedded::new(&entry.name);
-            all.push(Arc::new(region.clone()));
+            all.push(led(entry, Arc::new(region.clone()))?);
             embedded.push(region);
         }
     }
-    let own_name = &config.own_region()?.name;
+    let own_region = config.own_region()?;
+    let own_name = &own_region.name;
     let own: Arc<dyn RegionSource> = match embedded.iter().find(|it| it.name() == own_name) {
         Some(region) => Arc::new(region.clone()),
         None => source(config)?,
     };
-    Ok(Regions { all, own, embedded })
+    // The keys of a region inside the process are those of this process, whatever another
+    // process's configuration in the same file says.
+    let inside = all
+        .iter()
+        .find(|it| own_region.redis_url.is_none() && it.region.name() == own_name);
+    let trust = match inside {
+        Some(led) => led.seal.trust().clone(),
+        None => keys::trust(config, own_region)?,
+    };
+    Ok(Regions {
+        all,
+        own,
+        trust,
+        embedded,
+    })
+}
+
+/// What the proxy believes of its region.
+pub fn trust(config: &Config) -> anyhow::Result<Trust> {
+    Ok(keys::trust(config, config.own_region()?)?)
+}
+
+fn led(entry: &config::Region, region: Arc<dyn Region>) -> anyhow::Result<Led> {
+    let seal = Arc::new(keys::seal(entry)?);
+    Ok(Led { region, seal })
 }
 
 fn no_log(place: &str) -> String {

@@ -11,25 +11,24 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::stream::{BoxStream, FuturesUnordered};
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use schemas::Position;
-use schemas::entry::{Revision, decode_policy, decode_secret};
+use schemas::digest::Digest;
 use schemas::fleet::{FollowerState, RenewalAnswer};
-use schemas::name::BUCKETS;
 use schemas::stream::Meta;
 use tokio::sync::{Notify, mpsc};
 
-use super::machine::{Action, Input, Machine};
-use super::source::{Notice, RegionSource, SourceError};
+use super::load;
+use super::machine::{Action, Input, Machine, Notice};
+use super::source::{Message, RegionSource, SourceError};
 use super::status::Status;
+use super::trust::Verifier;
 use crate::clock::Clock;
 use crate::metrics::FollowCounters;
-use crate::table::{KeyTable, Snapshot, Swept};
+use crate::table::KeyTable;
 
 /// Frames that one read of the feed brings at most.
 const FEED_BATCH: usize = 256;
-/// Buckets that are read at the same time.
-const BUCKETS_AT_ONCE: usize = 16;
 /// How often time is told to the machine.
 const TICK_MS: u64 = 50;
 /// No read may hang longer than this, in milliseconds.
@@ -43,6 +42,8 @@ const ALARM_EVERY_MS: u64 = 10_000;
 pub struct Driver {
     /// The region.
     pub source: Arc<dyn RegionSource>,
+    /// What it believes of that.
+    pub verifier: Verifier,
     /// The table it keeps current.
     pub table: Arc<KeyTable>,
     /// Where it says how it stands.
@@ -62,7 +63,7 @@ type Reads = FuturesUnordered<Pin<Box<dyn Future<Output = Read>>>>;
 /// The end of something that was started.
 enum Read {
     Input(Input),
-    Subscribed(Result<BoxStream<'static, Notice>, SourceError>),
+    Subscribed(Result<BoxStream<'static, Message>, SourceError>),
 }
 
 // === impl Driver ===
@@ -73,8 +74,8 @@ impl Driver {
         let mut machine = Machine::new();
         let mut reads: Reads = FuturesUnordered::new();
         // Subscribed first: what changes while the snapshot is read is heard of.
-        let mut notices = self.subscribe(Duration::ZERO).await;
-        if notices.is_none() {
+        let mut messages = self.subscribe(Duration::ZERO).await;
+        if messages.is_none() {
             reads.push(self.subscribing());
         }
         let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
@@ -82,10 +83,13 @@ impl Driver {
         let mut alarmed_ms = None;
         loop {
             let input = tokio::select! {
-                notice = next(&mut notices) => match notice {
-                    Some(notice) => Input::Notice(notice),
+                message = next(&mut messages) => match message {
+                    Some(message) => match self.verifier.message(&message) {
+                        Some(notice) => Input::Notice(notice),
+                        None => continue,
+                    },
                     None => {
-                        notices = None;
+                        messages = None;
                         reads.push(self.subscribing());
                         Input::Notice(Notice::Lost)
                     }
@@ -93,7 +97,7 @@ impl Driver {
                 Some(read) = reads.next() => match read {
                     Read::Input(input) => input,
                     Read::Subscribed(Ok(stream)) => {
-                        notices = Some(stream);
+                        messages = Some(stream);
                         Input::Notice(Notice::Lost)
                     }
                     Read::Subscribed(Err(err)) => {
@@ -111,9 +115,39 @@ impl Driver {
             let now_ms = self.clock.now().steady_ms;
             let before = machine.state();
             for action in machine.step(input, now_ms) {
-                self.perform(action, &reads, &mut alarmed_ms, now_ms);
+                if let Action::Compare(root) = action {
+                    self.compare(root, &mut machine, &reads, &mut alarmed_ms, now_ms);
+                } else {
+                    self.perform(action, &reads, &mut alarmed_ms, now_ms);
+                }
             }
             self.publish(&machine, before);
+        }
+    }
+
+    /// Compares the table with its digest, and has it repaired where it differs.
+    fn compare(
+        &self,
+        root: Digest,
+        machine: &mut Machine,
+        reads: &Reads,
+        alarmed_ms: &mut Option<u64>,
+        now_ms: u64,
+    ) {
+        let found = self.table.root();
+        if found == root {
+            return;
+        }
+        self.counters.table_mismatch.fetch_add(1, Ordering::Relaxed);
+        let position = machine.place().position;
+        tracing::error!(
+            position,
+            expected = %root,
+            %found,
+            "the table differs from the region and is compared bucket by bucket"
+        );
+        for action in machine.step(Input::Mismatch, now_ms) {
+            self.perform(action, reads, alarmed_ms, now_ms);
         }
     }
 
@@ -126,6 +160,7 @@ impl Driver {
                 self.table.apply(&changes);
                 self.counters.frames_applied.fetch_add(1, Ordering::Relaxed);
             }
+            Action::Compare(_) => {}
             // The renewer reads the position only after `publish`: it is woken here, but
             // runs on this very thread.
             Action::RenewNow => self.renew_now.notify_one(),
@@ -171,7 +206,7 @@ impl Driver {
         }
     }
 
-    async fn subscribe(&self, after: Duration) -> Option<BoxStream<'static, Notice>> {
+    async fn subscribe(&self, after: Duration) -> Option<BoxStream<'static, Message>> {
         tokio::time::sleep(after).await;
         let subscribing = self.source.subscribe();
         let outcome = tokio::time::timeout(Duration::from_millis(READ_MS), subscribing).await;
@@ -187,10 +222,21 @@ impl Driver {
     }
 
     fn reading_meta(&self, asked_at: Position) -> Pin<Box<dyn Future<Output = Read>>> {
-        let source = Arc::clone(&self.source);
+        let (source, verifier) = (Arc::clone(&self.source), self.verifier.clone());
         Box::pin(async move {
             Read::Input(match within(source.meta()).await {
-                Ok(meta) => Input::Meta { asked_at, meta },
+                Ok(None) => Input::Meta {
+                    asked_at,
+                    meta: None,
+                },
+                Ok(Some(fields)) => match verifier.meta(&fields) {
+                    Some(meta) => Input::Meta {
+                        asked_at,
+                        meta: Some(meta),
+                    },
+                    // As if it could not be read.
+                    None => Input::MetaFailed,
+                },
                 Err(err) => {
                     tracing::debug!(error = %err, "could not read the region's meta");
                     Input::MetaFailed
@@ -200,14 +246,19 @@ impl Driver {
     }
 
     fn reading_feed(&self, epoch: u64, after: Position) -> Pin<Box<dyn Future<Output = Read>>> {
-        let source = Arc::clone(&self.source);
+        let (source, verifier) = (Arc::clone(&self.source), self.verifier.clone());
         Box::pin(async move {
             Read::Input(match within(source.feed(epoch, after, FEED_BATCH)).await {
-                Ok(frames) => Input::Feed {
-                    epoch,
-                    more: frames.len() >= FEED_BATCH,
-                    frames,
-                },
+                Ok(items) => {
+                    // What somebody put between ours is left out; if something of ours is
+                    // missing, that is a hole like any other.
+                    let frames: Vec<_> = items.iter().filter_map(|it| verifier.frame(it)).collect();
+                    Input::Feed {
+                        epoch,
+                        more: items.len() >= FEED_BATCH && !frames.is_empty(),
+                        frames,
+                    }
+                }
                 Err(err) => {
                     tracing::debug!(error = %err, "could not read the region's feed");
                     Input::FeedFailed
@@ -218,12 +269,12 @@ impl Driver {
 
     fn reading_snapshot(&self, meta: Meta) -> Pin<Box<dyn Future<Output = Read>>> {
         let (source, table) = (Arc::clone(&self.source), Arc::clone(&self.table));
-        let counters = Arc::clone(&self.counters);
+        let (verifier, counters) = (self.verifier.clone(), Arc::clone(&self.counters));
         Box::pin(async move {
-            Read::Input(match load_snapshot(&*source, &table, &meta).await {
-                Ok(()) => {
+            Read::Input(match load::snapshot(&*source, &verifier, &table, &meta).await {
+                Ok(through) => {
                     counters.snapshots.fetch_add(1, Ordering::Relaxed);
-                    Input::Snapshot { meta }
+                    Input::Snapshot { meta, through }
                 }
                 Err(err) => {
                     tracing::warn!(error = %err, "could not read a snapshot of the region");
@@ -234,78 +285,17 @@ impl Driver {
     }
 }
 
-/// Reads the whole region and merges it, bucket by bucket, into the live table: an entry
-/// is only ever replaced by a newer one, so requests may go on meanwhile.
-async fn load_snapshot(
-    source: &dyn RegionSource,
-    table: &KeyTable,
-    meta: &Meta,
-) -> Result<(), SourceError> {
-    let mut snapshot = Snapshot::default();
-    let policies = within(source.policies(meta.epoch)).await?;
-    let policies = policies
-        .into_iter()
-        .filter_map(|(field, bytes)| Some((field.parse().ok()?, decode_policy(&bytes))))
-        .collect();
-    table.merge_policies(&mut snapshot, policies);
-
-    let mut buckets = stream::iter(0..BUCKETS)
-        .map(|bucket| async move {
-            let entries = within(source.bucket(meta.epoch, bucket)).await?;
-            Ok::<_, SourceError>((bucket, entries))
-        })
-        .buffer_unordered(BUCKETS_AT_ONCE);
-    while let Some(bucket) = buckets.next().await {
-        let (bucket, entries) = bucket?;
-        let entries = entries
-            .into_iter()
-            .filter_map(|(field, bytes)| Some((field.parse().ok()?, decode_secret(&bytes))))
-            .collect();
-        table.merge_bucket(bucket, entries);
-    }
-
-    // An epoch may have been thrown away while it was read: then what was read is not
-    // the whole, and nothing may be concluded from what was not in it.
-    let after = within(source.meta()).await?;
-    let is_whole = after.is_some_and(|after| {
-        (after.lineage, after.generation, after.epoch)
-            == (meta.lineage, meta.generation, meta.epoch)
-            && after.position >= meta.position
-    });
-    if !is_whole {
-        return Err(SourceError::malformed(
-            "reading a snapshot",
-            "the region changed its build meanwhile",
-        ));
-    }
-    let through = Revision {
-        generation: meta.generation,
-        rev: meta.position,
-    };
-    match table.finish_snapshot(snapshot, through) {
-        Swept::Dropped(0) => {}
-        Swept::Dropped(count) => {
-            tracing::info!(count, "dropped secrets that the region no longer holds")
-        }
-        Swept::TooMany(count) => tracing::error!(
-            count,
-            entries = table.len(),
-            "the region lacks more than half of the table; nothing was dropped"
-        ),
-    }
-    Ok(())
-}
-
-async fn within<T>(read: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+/// No read of the region may hang.
+pub(super) async fn within<T>(read: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
     tokio::time::timeout(Duration::from_millis(READ_MS), read)
         .await
         .unwrap_or_else(|elapsed| Err(SourceError::unavailable("waiting for the region", elapsed)))
 }
 
-/// The next notice; waits for ever while there is no subscription.
-async fn next(notices: &mut Option<BoxStream<'static, Notice>>) -> Option<Notice> {
-    match notices {
-        Some(notices) => notices.next().await,
+/// The next message; waits for ever while there is no subscription.
+async fn next(messages: &mut Option<BoxStream<'static, Message>>) -> Option<Message> {
+    match messages {
+        Some(messages) => messages.next().await,
         None => std::future::pending().await,
     }
 }

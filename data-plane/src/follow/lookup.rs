@@ -4,6 +4,15 @@
 //! thread: requests for the same secret share one, at most 64 run at a time, each may
 //! take 50 ms, and a secret that the region does not know is remembered for a second, so
 //! that a flood of made-up keys does not become a flood of look-ups.
+//!
+//! **What is believed.** A look-up reads a handful of entries, not the bucket that a digest
+//! could be compared with: that would be hundreds of kilobytes for each made-up key. Two
+//! things make up for it. Each entry carries a MAC, so nobody can make one. And an entry of a
+//! revision that the table has passed is not used: the table holds everything up to its own
+//! position, so what it does not hold although it is older is gone, and somebody put it
+//! back. What remains is an entry that is newer than the table and no longer the newest;
+//! the change that ended it is then above this proxy's position too, and so is not
+//! confirmed. Policies merge with those of the table by revision, for the same reason.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +27,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::source::{ExactEntry, RegionSource};
+use super::status::Status;
+use super::trust::Verifier;
 use crate::metrics::FollowCounters;
 
 /// Look-ups that run at a time.
@@ -60,6 +71,8 @@ pub struct Lookups {
 /// The task that answers.
 pub struct Service {
     source: Arc<dyn RegionSource>,
+    verifier: Verifier,
+    status: Arc<Status>,
     counters: Arc<FollowCounters>,
     timeout: Duration,
     questions: mpsc::Receiver<(CredentialHash, oneshot::Sender<Answer>)>,
@@ -68,12 +81,16 @@ pub struct Service {
 /// Makes the service and where to ask it.
 pub fn new(
     source: Arc<dyn RegionSource>,
+    verifier: Verifier,
+    status: Arc<Status>,
     counters: Arc<FollowCounters>,
     timeout: Duration,
 ) -> (Lookups, Service) {
     let (sender, questions) = mpsc::channel(WAITING_MAX);
     let service = Service {
         source,
+        verifier,
+        status,
         counters,
         timeout,
         questions,
@@ -142,11 +159,12 @@ impl Service {
         hash: CredentialHash,
     ) -> impl Future<Output = (CredentialHash, Answer)> + use<> {
         let (source, counters) = (Arc::clone(&self.source), Arc::clone(&self.counters));
+        let (verifier, status) = (self.verifier.clone(), Arc::clone(&self.status));
         let timeout = self.timeout;
         async move {
             counters.lookups.fetch_add(1, Ordering::Relaxed);
             let answer = match tokio::time::timeout(timeout, source.lookup(&hash)).await {
-                Ok(Ok(Some(entry))) => decode(&entry),
+                Ok(Ok(Some(entry))) => judge(&verifier, &status, &hash, entry),
                 Ok(Ok(None)) => Answer::Unknown,
                 Ok(Err(_)) | Err(_) => Answer::Unavailable,
             };
@@ -158,15 +176,30 @@ impl Service {
     }
 }
 
-/// Reads what came. Anything that this build cannot read makes the whole unusable.
-fn decode(entry: &ExactEntry) -> Answer {
-    let policies: Result<Vec<_>, _> = entry
+/// Reads what came. Anything that nobody proved or this build cannot read makes the whole
+/// unusable.
+fn judge(
+    verifier: &Verifier,
+    status: &Status,
+    hash: &CredentialHash,
+    found: ExactEntry,
+) -> Answer {
+    let open = |field: &str, stored| verifier.believed(verifier.trust().entry(field, stored));
+    let policies: Option<Vec<_>> = found
         .policies
-        .iter()
-        .map(|bytes| decode_policy(bytes))
+        .into_iter()
+        .map(|(field, stored)| decode_policy(&open(&field, stored)?).ok())
         .collect();
-    match (decode_secret(&entry.secret), policies) {
-        (Ok(secret), Ok(policies)) => Answer::Found(Arc::new(Exact { secret, policies })),
-        _ => Answer::Unavailable,
+    let secret = open(&hash.to_string(), found.secret);
+    let secret = secret.and_then(|it| decode_secret(&it).ok());
+    let (Some(secret), Some(policies)) = (secret, policies) else {
+        return Answer::Unavailable;
+    };
+    let place = status.place();
+    let revision = secret.revision;
+    if (revision.generation, revision.rev) <= (place.generation, place.position) {
+        // The table may have got there while the region was asked; the next request sees.
+        return Answer::Unavailable;
     }
+    Answer::Found(Arc::new(Exact { secret, policies }))
 }

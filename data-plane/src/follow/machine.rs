@@ -15,13 +15,21 @@
 //! Within one boot the place (generation, position) never goes back. A region that is
 //! behind it (wiped and being rebuilt, or an older copy) is not taken over until it has
 //! caught up; the table goes on serving.
+//!
+//! Everything that comes in here was signed ([`trust`](super::trust)), but it may be old: a
+//! recorded message says nothing that would be believed twice. Positions only count upwards,
+//! and a heartbeat is a word only if it was made after every earlier one.
+//!
+//! **Anti-entropy.** A heartbeat carries the digest of the region's table at its position. A
+//! table that is at exactly this place is compared with it, and one that differs is
+//! compared bucket by bucket with the region (Resync), which reads only what differs.
 
+use schemas::digest::Digest;
 use schemas::entry::Change;
 use schemas::fleet::{FollowerState, RenewalAnswer};
 use schemas::stream::{Frame, Heartbeat, Meta};
 use schemas::{LineageId, Position};
 
-use super::source::Notice;
 use super::status::{Miss, Place};
 
 /// Without a word for this long the table is stale, in milliseconds.
@@ -30,8 +38,21 @@ pub const SILENCE_MS: u64 = 2_000;
 const META_EVERY_MS: u64 = 1_000;
 /// How often it is read while there is no table, or the region is behind it.
 const META_EAGER_MS: u64 = 200;
+/// How soon after a difference the table is compared again.
+const COMPARE_AGAIN_MS: u64 = 5_000;
 /// How long after a failed read of the feed it is read again.
 const FEED_RETRY_MS: u64 = 100;
+
+/// What the region says, once it is believed.
+#[derive(Debug, Clone)]
+pub enum Notice {
+    /// Entries changed.
+    Frame(Frame),
+    /// How far the region is.
+    Heartbeat(Heartbeat),
+    /// Some messages were lost, or may have been.
+    Lost,
+}
 
 /// What happened.
 #[derive(Debug, Clone)]
@@ -62,11 +83,15 @@ pub enum Input {
     Snapshot {
         /// From [`Action::ReadSnapshot`].
         meta: Meta,
+        /// The table may hold entries up to here: the region went on while it was read.
+        through: Position,
     },
     /// A snapshot could not be read whole. Whatever was merged of it does no harm.
     SnapshotFailed,
     /// The control plane answered a renewal of this boot.
     Answer(RenewalAnswer),
+    /// The table is not what [`Action::Compare`] said it should be.
+    Mismatch,
     /// Time passed.
     Tick,
 }
@@ -93,6 +118,9 @@ pub enum Action {
     },
     /// Merge changes into the table.
     Apply(Vec<Change>),
+    /// Compare the table with the digest that it should have; a difference comes back as
+    /// [`Input::Mismatch`].
+    Compare(Digest),
     /// Report at once: the position changed.
     RenewNow,
     /// Tell the operator: the region contradicts what this proxy knows.
@@ -123,6 +151,9 @@ pub struct Machine {
     resync_due: bool,
     /// The region is behind this table, or of another history.
     behind: bool,
+    /// When the newest heartbeat was made, by the clock of who made it.
+    beat_as_of_ms: i64,
+    compare_due_ms: u64,
     /// The time of the step being taken.
     now_ms: u64,
 }
@@ -148,6 +179,8 @@ impl Machine {
             reading_snapshot: false,
             resync_due: false,
             behind: false,
+            beat_as_of_ms: i64::MIN,
+            compare_due_ms: 0,
             now_ms: 0,
         }
     }
@@ -210,13 +243,17 @@ impl Machine {
                 self.reading_feed = None;
                 self.feed_due_ms = now_ms + FEED_RETRY_MS;
             }
-            Input::Snapshot { meta } => self.snapshot(meta, &mut actions),
+            Input::Snapshot { meta, through } => self.snapshot(meta, through, &mut actions),
             Input::SnapshotFailed => {
                 self.reading_snapshot = false;
                 self.resync_due = self.loaded;
                 self.settle(&mut actions);
             }
             Input::Answer(answer) => self.answer(&answer, &mut actions),
+            Input::Mismatch => {
+                self.compare_due_ms = now_ms + COMPARE_AGAIN_MS;
+                self.resync(&mut actions);
+            }
             Input::Tick => self.tick(&mut actions),
         }
         self.ready |=
@@ -251,8 +288,13 @@ impl Machine {
         if !self.is_of_this_region(beat.lineage, beat.generation, actions) {
             return;
         }
-        self.word_ms = self.now_ms;
         self.hear(beat.generation, beat.to);
+        if beat.as_of_ms <= self.beat_as_of_ms {
+            // It is late, or somebody recorded it and sends it again.
+            return;
+        }
+        self.beat_as_of_ms = beat.as_of_ms;
+        self.word_ms = self.now_ms;
         if !self.loaded {
             return;
         }
@@ -262,6 +304,7 @@ impl Machine {
         // A heartbeat below our position says nothing: it may simply be late. Only meta,
         // asked for at a known position, can show that the region is behind.
         self.settle(actions);
+        self.compare((beat.generation, beat.epoch, beat.to), beat.root, actions);
     }
 
     fn meta(&mut self, asked_at: Position, meta: Option<Meta>, actions: &mut Vec<Action>) {
@@ -287,6 +330,8 @@ impl Machine {
             self.behind = false;
             if meta.epoch == self.place.epoch && !self.resync_due {
                 self.settle(actions);
+                let at = (meta.generation, meta.epoch, meta.position);
+                self.compare(at, meta.root, actions);
             } else if meta.position >= self.place.position {
                 self.read_snapshot(meta, actions);
             } else {
@@ -335,7 +380,7 @@ impl Machine {
         }
     }
 
-    fn snapshot(&mut self, meta: Meta, actions: &mut Vec<Action>) {
+    fn snapshot(&mut self, meta: Meta, through: Position, actions: &mut Vec<Action>) {
         self.reading_snapshot = false;
         self.resync_due = false;
         self.behind = false;
@@ -353,6 +398,7 @@ impl Machine {
             },
         };
         self.loaded = true;
+        self.hear(meta.generation, through);
         actions.push(Action::RenewNow);
         // What changed while the snapshot was read stands in the feed.
         self.read_meta(actions);
@@ -410,6 +456,16 @@ impl Machine {
 
     fn at(&self) -> (u32, Position) {
         (self.place.generation, self.place.position)
+    }
+
+    /// Has the table compared with the digest of a place, if it is at that place and holds
+    /// nothing newer.
+    fn compare(&mut self, at: (u32, u64, Position), root: Digest, actions: &mut Vec<Action>) {
+        let here = (self.place.generation, self.place.epoch, self.place.position);
+        let is_here = here == at && self.state == FollowerState::Follow;
+        if is_here && self.now_ms >= self.compare_due_ms {
+            actions.push(Action::Compare(root));
+        }
     }
 
     fn hear(&mut self, generation: u32, position: Position) {

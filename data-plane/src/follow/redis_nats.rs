@@ -6,24 +6,25 @@
 //! a connection that is otherwise fine, and a fresh connection is cheap. Look-ups have a
 //! connection of their own, so that they do not wait behind the buckets of a snapshot.
 
-use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Duration;
 
-use async_nats::{ConnectOptions, Event};
+use async_nats::{ConnectOptions, Event, HeaderMap};
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use redis::aio::MultiplexedConnection;
 use redis::streams::StreamRangeReply;
-use redis::{AsyncConnectionConfig, AsyncTypedCommands, Client, RedisError, Script};
-use schemas::fleet::{Renewal, RenewalAnswer};
-use schemas::name::{FEED_FIELD, bucket_of, redis_key, subject};
-use schemas::stream::{Frame, Heartbeat, Meta};
-use schemas::{CredentialHash, LineageId, Position};
-use serde::Deserialize;
+use redis::{AsyncConnectionConfig, AsyncTypedCommands, Client, RedisError, Script, Value};
+use schemas::name::{
+    FEED_FIELD, PROOF_HEADER, SIGNATURE_FIELD, bucket_of, redis_key, subject,
+};
+use schemas::seal::Signed;
+use schemas::stream::{MetaFields, Part, Stored};
+use schemas::{CredentialHash, Position};
 use tokio::sync::{Mutex, OnceCell, mpsc};
 
-use super::source::{ExactEntry, Notice, RegionSource, SourceError};
+use super::source::{ExactEntry, Message, RegionSource, SourceError};
 
 /// How long a connection to Redis may take.
 const REDIS_CONNECT: Duration = Duration::from_secs(1);
@@ -37,7 +38,8 @@ const NATS_ANSWER: Duration = Duration::from_secs(1);
 const NATS_RETRY_MAX_MS: u64 = 1_000;
 
 /// Reads one secret and the policies around it in one step. Positions and ids stay text;
-/// a region without meta cannot say that a secret does not exist.
+/// a region without meta cannot say that a secret does not exist. What is read here is
+/// judged by its MAC, so it does not matter who wrote the epoch.
 const LOOKUP: &str = r"
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then
@@ -57,8 +59,9 @@ if type(entry['owner']) == 'table' then
   names[#names + 1] = 'owner:' .. entry['workspace_id'] .. '/' .. entry['owner']['id']
 end
 local found = {secret}
-for _, policy in ipairs(redis.call('HMGET', base .. 'p', unpack(names))) do
+for at, policy in ipairs(redis.call('HMGET', base .. 'p', unpack(names))) do
   if policy then
+    found[#found + 1] = names[at]
     found[#found + 1] = policy
   end
 end
@@ -82,17 +85,6 @@ struct Nats {
     client: async_nats::Client,
     /// Events of the connection that mean lost messages; taken by the subscription.
     losses: Mutex<Option<mpsc::UnboundedReceiver<()>>>,
-}
-
-/// A frame without its changes, for when those cannot be read.
-#[derive(Deserialize)]
-struct FrameHead {
-    lineage: LineageId,
-    generation: u32,
-    epoch: u64,
-    from: Position,
-    to: Position,
-    as_of_ms: i64,
 }
 
 // === impl RedisNats ===
@@ -154,17 +146,6 @@ impl RedisNats {
         outcome.map_err(|err| SourceError::unavailable(doing, err))
     }
 
-    async fn hash(
-        &self,
-        doing: &'static str,
-        key: String,
-    ) -> Result<Vec<(String, Vec<u8>)>, SourceError> {
-        self.with(&self.bulk, doing, |mut redis| async move {
-            redis::cmd("HGETALL").arg(key).query_async(&mut redis).await
-        })
-        .await
-    }
-
     async fn nats(&self, doing: &'static str) -> Result<&Nats, SourceError> {
         let url = self
             .nats_url
@@ -206,48 +187,62 @@ impl RedisNats {
 
 #[async_trait]
 impl RegionSource for RedisNats {
-    async fn meta(&self) -> Result<Option<Meta>, SourceError> {
+    async fn meta(&self) -> Result<Option<MetaFields>, SourceError> {
         const DOING: &str = "reading the region's meta";
         let key = redis_key::meta(&self.region);
-        let fields: HashMap<String, String> = self
+        let fields: Vec<(Vec<u8>, Vec<u8>)> = self
             .with(&self.bulk, DOING, |mut redis| async move {
                 redis::cmd("HGETALL").arg(key).query_async(&mut redis).await
             })
             .await?;
-        if fields.is_empty() {
-            return Ok(None);
+        Ok(meta_of(named(fields)))
+    }
+
+    async fn read(
+        &self,
+        epoch: u64,
+        buckets: Range<u16>,
+        policies: bool,
+    ) -> Result<Part, SourceError> {
+        const DOING: &str = "reading the region's table";
+        let mut call = redis::pipe();
+        call.atomic();
+        call.cmd("HGETALL").arg(redis_key::meta(&self.region));
+        call.cmd("GET").arg(redis_key::digests(&self.region, epoch));
+        if policies {
+            call.cmd("HGETALL")
+                .arg(redis_key::policies(&self.region, epoch));
         }
-        let text = |name: &str| {
-            fields
-                .get(name)
-                .map(String::as_str)
-                .ok_or_else(|| SourceError::malformed(DOING, format_args!("{name} is missing")))
+        for bucket in buckets.clone() {
+            call.cmd("HGETALL")
+                .arg(redis_key::bucket(&self.region, epoch, bucket));
+        }
+        let answers: Vec<Value> = self
+            .with(&self.bulk, DOING, |mut redis| async move {
+                call.query_async(&mut redis).await
+            })
+            .await?;
+        let mut answers = answers.into_iter();
+        let hash = |answers: &mut std::vec::IntoIter<Value>| {
+            let fields = redis::from_redis_value(answers.next().unwrap_or(Value::Nil))
+                .map_err(|err| SourceError::malformed(DOING, err))?;
+            Ok::<_, SourceError>(named(fields))
         };
-        fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, SourceError> {
-            text.parse()
-                .map_err(|_| SourceError::malformed(DOING, format_args!("{name} is not a number")))
-        }
-        Ok(Some(Meta {
-            lineage: text("lineage")?
-                .parse()
-                .map_err(|err| SourceError::malformed(DOING, err))?,
-            generation: number("generation", text("generation")?)?,
-            epoch: number("epoch", text("epoch")?)?,
-            fence: number("fence", text("fence")?)?,
-            position: number("position", text("position")?)?,
-            chain_hash: text("chain_hash")?.to_owned(),
-            as_of_ms: number("as_of_ms", text("as_of_ms")?)?,
-        }))
-    }
-
-    async fn policies(&self, epoch: u64) -> Result<Vec<(String, Vec<u8>)>, SourceError> {
-        let key = redis_key::policies(&self.region, epoch);
-        self.hash("reading the region's policies", key).await
-    }
-
-    async fn bucket(&self, epoch: u64, bucket: u16) -> Result<Vec<(String, Vec<u8>)>, SourceError> {
-        let key = redis_key::bucket(&self.region, epoch, bucket);
-        self.hash("reading a bucket of the region", key).await
+        let meta = meta_of(hash(&mut answers)?);
+        let digests: Option<Vec<u8>> =
+            redis::from_redis_value(answers.next().unwrap_or(Value::Nil))
+                .map_err(|err| SourceError::malformed(DOING, err))?;
+        Ok(Part {
+            meta,
+            digests: digests.unwrap_or_default(),
+            policies: match policies {
+                true => Some(hash(&mut answers)?),
+                false => None,
+            },
+            buckets: buckets
+                .map(|bucket| Ok((bucket, hash(&mut answers)?)))
+                .collect::<Result<_, SourceError>>()?,
+        })
     }
 
     async fn feed(
@@ -255,7 +250,7 @@ impl RegionSource for RedisNats {
         epoch: u64,
         after: Position,
         limit: usize,
-    ) -> Result<Vec<Frame>, SourceError> {
+    ) -> Result<Vec<Signed>, SourceError> {
         const DOING: &str = "reading the region's feed";
         let key = redis_key::feed(&self.region, epoch);
         let reply: StreamRangeReply = self
@@ -264,17 +259,11 @@ impl RegionSource for RedisNats {
                 redis.xrange_count(key, from, "+", limit).await
             })
             .await?;
-        reply
-            .ids
-            .iter()
-            .map(|item| {
-                let bytes: Vec<u8> = item
-                    .get(FEED_FIELD)
-                    .ok_or_else(|| SourceError::malformed(DOING, "an item has no frame"))?;
-                decode_frame(&bytes)
-                    .ok_or_else(|| SourceError::malformed(DOING, "an item is not a frame"))
-            })
-            .collect()
+        let signed = reply.ids.iter().map(|item| Signed {
+            bytes: item.get(FEED_FIELD).unwrap_or_default(),
+            proof: item.get(SIGNATURE_FIELD).unwrap_or_default(),
+        });
+        Ok(signed.collect())
     }
 
     async fn lookup(&self, hash: &CredentialHash) -> Result<Option<ExactEntry>, SourceError> {
@@ -296,13 +285,15 @@ impl RegionSource for RedisNats {
             )
             .await?;
         let mut found = found.into_iter();
-        Ok(found.next().map(|secret| ExactEntry {
-            secret,
-            policies: found.collect(),
-        }))
+        let secret = found.next();
+        let mut policies = Vec::new();
+        while let (Some(name), Some(policy)) = (found.next(), found.next()) {
+            policies.push((String::from_utf8_lossy(&name).into_owned(), policy));
+        }
+        Ok(secret.map(|secret| ExactEntry { secret, policies }))
     }
 
-    async fn subscribe(&self) -> Result<BoxStream<'static, Notice>, SourceError> {
+    async fn subscribe(&self) -> Result<BoxStream<'static, Message>, SourceError> {
         const DOING: &str = "subscribing to the region";
         if self.nats_url.is_none() {
             return Ok(stream::pending().boxed());
@@ -313,22 +304,19 @@ impl RegionSource for RedisNats {
             .subscribe(subject::frames(&self.region))
             .await
             .map_err(|err| SourceError::unavailable(DOING, err))?
-            .map(|message| decode_frame(&message.payload).map_or(Notice::Lost, Notice::Frame));
+            .map(|message| Message::Frame(signed(message)));
         let heartbeats = nats
             .client
             .subscribe(subject::heartbeats(&self.region))
             .await
             .map_err(|err| SourceError::unavailable(DOING, err))?
-            .map(|message| {
-                serde_json::from_slice::<Heartbeat>(&message.payload)
-                    .map_or(Notice::Lost, Notice::Heartbeat)
-            });
+            .map(|message| Message::Heartbeat(signed(message)));
         // Sends what it queued, so that the server knows of the subscription; while there
         // is no server, that waits for the reconnection instead of us.
         let _ = tokio::time::timeout(NATS_ANSWER, nats.client.flush()).await;
         let losses = match nats.losses.lock().await.take() {
             Some(losses) => stream::unfold(losses, |mut losses| async move {
-                losses.recv().await.map(|()| (Notice::Lost, losses))
+                losses.recv().await.map(|()| (Message::Lost, losses))
             })
             .chain(stream::pending())
             .boxed(),
@@ -348,49 +336,48 @@ impl RegionSource for RedisNats {
         )
     }
 
-    async fn renew(&self, renewal: &Renewal) -> Result<RenewalAnswer, SourceError> {
+    async fn renew(&self, renewal: &Signed) -> Result<Signed, SourceError> {
         const DOING: &str = "sending a renewal";
         let nats = self.nats(DOING).await?;
-        let payload =
-            serde_json::to_vec(renewal).map_err(|err| SourceError::malformed(DOING, err))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(PROOF_HEADER, renewal.proof.as_str());
+        let payload = renewal.bytes.clone().into();
         let answer = nats
             .client
-            .request(subject::renewals(&self.region), payload.into())
+            .request_with_headers(subject::renewals(&self.region), headers, payload)
             .map(|outcome| outcome.map_err(|err| SourceError::unavailable(DOING, err)))
             .await?;
-        serde_json::from_slice(&answer.payload).map_err(|err| SourceError::malformed(DOING, err))
+        Ok(signed(answer))
     }
 }
 
-/// Reads a frame. One whose changes cannot be read comes without them: the follower then
-/// reads the entries themselves, where one bad entry is set aside alone.
-fn decode_frame(bytes: &[u8]) -> Option<Frame> {
-    serde_json::from_slice(bytes).ok().or_else(|| {
-        let head: FrameHead = serde_json::from_slice(bytes).ok()?;
-        Some(Frame {
-            lineage: head.lineage,
-            generation: head.generation,
-            epoch: head.epoch,
-            from: head.from,
-            to: head.to,
-            changes: None,
-            as_of_ms: head.as_of_ms,
-        })
-    })
+fn signed(message: async_nats::Message) -> Signed {
+    let proof = message.headers.as_ref().and_then(|it| it.get(PROOF_HEADER));
+    Signed {
+        proof: proof.map(|it| it.as_str().to_owned()).unwrap_or_default(),
+        bytes: message.payload.into(),
+    }
+}
+
+/// A hash of Redis. Names that are not text are not the region's.
+fn named(fields: Vec<(Vec<u8>, Vec<u8>)>) -> Stored {
+    fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((String::from_utf8(name).ok()?, value)))
+        .collect()
+}
+
+fn meta_of(fields: Stored) -> Option<MetaFields> {
+    let is_there = !fields.is_empty();
+    let text = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, String::from_utf8(value).ok()?)));
+    is_there.then(|| text.collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_frame_with_an_entry_that_cannot_be_read_comes_without_its_changes() {
-        let text = r#"{"lineage":"01JD3ZK8Q6N4V6M2W0T5R7X9YB","generation":1,"epoch":1,
-            "from":6,"to":7,"changes":[{"hash":"nonsense"}],"as_of_ms":0}"#;
-        let frame = decode_frame(text.as_bytes()).unwrap();
-        assert_eq!((frame.from, frame.to, frame.changes), (6, 7, None));
-        assert!(decode_frame(b"{}").is_none());
-    }
 
     #[test]
     fn the_look_up_knows_the_names_of_keys() {

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::source::RegionSource;
 use super::status::Status;
+use super::trust::Verifier;
 use crate::clock::Clock;
 use crate::limit::cell::{Cells, CollectedUse};
 use crate::metrics::FollowCounters;
@@ -32,6 +33,8 @@ const EAGER_MS: u64 = 200;
 pub struct Renewer {
     /// The region.
     pub source: Arc<dyn RegionSource>,
+    /// Proves reports, and believes answers.
+    pub verifier: Verifier,
     /// Where the table stands.
     pub status: Arc<Status>,
     /// The time; the control plane's is learnt from its answers.
@@ -107,10 +110,13 @@ impl Renewer {
             uses_complete,
             goodbye,
         };
+        let renewal = self.verifier.renewal(&renewal);
         let renewing = self.source.renew(&renewal);
         let outcome = tokio::time::timeout(Duration::from_millis(ANSWER_MS), renewing).await;
+        let outcome = outcome.map(|it| it.map(|answer| self.verifier.answer(&answer)));
         let answered = match outcome {
-            Ok(Ok(answer)) if answer.boot_id == self.boot_id && answer.counter == counter => {
+            // An answer to another report is as good as none, also one that was recorded.
+            Ok(Ok(Some(answer))) if answer.boot_id == self.boot_id && answer.counter == counter => {
                 self.counters.renewals.fetch_add(1, Ordering::Relaxed);
                 self.clock.learn(answer.now_ms);
                 for spent in &sent {

@@ -893,7 +893,7 @@ async fn an_entry_that_cannot_be_read_is_set_aside_alone() {
         change(1, secret(1, SecretStatus::Active)),
         policy(Policy::Target(target("echo", upstream.addr))),
     ]);
-    region.spoil(credential(2).hash(), b"{ rubbish");
+    region.publish_unreadable(credential(2).hash());
     let proxy = Proxy::over(region, |_| {}).await;
     eventually("the proxy is ready", || proxy.running.is_ready()).await;
     assert_eq!(proxy.get(1, "/t/echo/").await.status, 200);

@@ -1,8 +1,9 @@
 //! One shard of the table: immutable, copied when it changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use hashbrown::HashTable;
+use schemas::digest::Leaf;
 use schemas::entry::{Owner, Revision, SecretEntry, SecretStatus};
 use schemas::{CredentialHash, KeyId, SecretId, TeamId};
 
@@ -203,16 +204,33 @@ impl Shard {
         })
     }
 
-    /// This shard with the whole of a snapshot merged in; what the snapshot does not hold
-    /// is marked.
-    pub(super) fn with_all(&self, new: Vec<Incoming>) -> Option<Self> {
+    /// This shard with the whole of a snapshot at `through` merged in; what the snapshot does
+    /// not hold is marked.
+    pub(super) fn with_all(&self, new: Vec<Incoming>, through: Order) -> Option<Self> {
         if new.is_empty() && self.slots.is_empty() {
             return None;
         }
+        let told: HashSet<[u8; 32]> = match self.slots.is_empty() {
+            true => HashSet::new(),
+            false => new.iter().map(|it| it.slot.hash).collect(),
+        };
         self.with_each(new.into_iter(), |old| {
+            let is_settled = old.record.order <= through && !old.record.is_absorbed();
+            if is_settled && told.contains(&old.hash) {
+                return None;
+            }
             let mut slot = *old;
             slot.record.absent = true;
             Some(slot)
+        })
+    }
+
+    /// What of it belongs into the digest: not the tombstones that the region has dropped.
+    pub(super) fn leaves(&self) -> impl Iterator<Item = Leaf> {
+        let counts = |slot: &&Slot| !(slot.record.absent && slot.record.is_absorbed());
+        self.slots.iter().filter(counts).map(|slot| Leaf {
+            hash: CredentialHash::from_bytes(slot.hash),
+            revision: slot.record.order.revision(),
         })
     }
 

@@ -99,7 +99,7 @@ fn what_a_whole_snapshot_lacks_is_dropped_but_tombstones_and_newer_entries_stay(
     for bucket in 0..BUCKETS {
         table.merge_bucket(bucket, entries.remove(&bucket).unwrap_or_default());
     }
-    let swept = table.finish_snapshot(Snapshot::default(), revision(50));
+    let swept = table.sweep(revision(50));
     assert_eq!(swept, Swept::Dropped(1));
     assert_eq!(status(&table, 40), None, "absent and old");
     assert_eq!(
@@ -125,7 +125,7 @@ fn an_empty_region_never_empties_the_table() {
     for bucket in 0..BUCKETS {
         table.merge_bucket(bucket, Vec::new());
     }
-    let swept = table.finish_snapshot(Snapshot::default(), revision(50));
+    let swept = table.sweep(revision(50));
     assert_eq!(swept, Swept::TooMany(40));
     assert_eq!(table.len(), 40);
 }

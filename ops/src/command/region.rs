@@ -1,4 +1,5 @@
-//! `region status` and `region entry`: what the regions hold.
+//! `region status` and `region entry`: what the regions hold. `region key`: whom their proxies
+//! must trust.
 //!
 //! A region of its own Redis is asked directly. One inside `up` is asked through the
 //! socket of the running process.
@@ -6,10 +7,12 @@
 use anyhow::bail;
 use schemas::{CredentialHash, KeyId};
 use serde::Serialize;
+use serde_json::json;
 
-use super::{Common, Outcome};
+use super::{Common, Outcome, say};
 use crate::config::{Config, Region};
 use crate::inspect::{self, Entries, Status};
+use crate::keys;
 use crate::socket::{self, Question};
 use crate::wire;
 
@@ -23,6 +26,12 @@ pub(super) struct StatusArgs {
 pub(super) struct EntryArgs {
     /// The key.
     key_id: KeyId,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct KeyArgs {
+    /// The region.
+    name: String,
 }
 
 /// What is printed of one region.
@@ -58,6 +67,20 @@ pub(super) async fn entry(common: &Common, args: EntryArgs) -> anyhow::Result<Ou
     print_all(common, all)
 }
 
+/// Prints the public key of a region, for `data.verify_keys` of its proxies.
+pub(super) fn key(common: &Common, args: KeyArgs) -> anyhow::Result<Outcome> {
+    let config = common.start()?;
+    for region in chosen(&config, Some(&args.name))? {
+        let verify_key = keys::verify_key(region)?;
+        if common.json {
+            common.print(&json!({ "region": region.name, "verify_key": verify_key }))?;
+        } else {
+            say(&format!("{verify_key}\n"))?;
+        }
+    }
+    Ok(Outcome::Good)
+}
+
 fn chosen<'a>(config: &'a Config, name: Option<&str>) -> anyhow::Result<Vec<&'a Region>> {
     let chosen: Vec<&Region> = config
         .regions
@@ -75,7 +98,7 @@ async fn status_of(common: &Common, config: &Config, region: &Region) -> anyhow:
         let region = region.name.clone();
         socket::ask(&common.data_dir, &Question::Meta { region }).await?
     } else {
-        wire::region(region).await?.meta().await?
+        inspect::meta(wire::region(region).await?.as_ref()).await?
     };
     // Last, because an `up` that does not run is the better thing to be told.
     let store = wire::existing_store(config).await?;

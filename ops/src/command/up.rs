@@ -57,7 +57,7 @@ pub(super) async fn run(common: &Common, args: Args) -> anyhow::Result<Outcome> 
     let proxy_config = data_plane::Config {
         // No load balancer stands before `up` that would have to see it leave.
         drain_delay_ms: 0,
-        ..wire::data_plane(&config, &identity, upstream)
+        ..wire::data_plane(&config, &identity, regions.trust, upstream)
     };
     let proxy = data_plane::start(proxy_config, regions.own).await?;
     let socket = Socket::open(&common.data_dir, regions.embedded).await;

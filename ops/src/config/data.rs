@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use schemas::seal::VerifyKey;
 use serde::Serialize;
 
 use super::Error;
@@ -27,6 +28,9 @@ pub struct Data {
     pub trusted_proxies: Vec<IpNet>,
     /// Threads that serve requests, each with a runtime of its own; 0 is one per core.
     pub workers: usize,
+    /// The public keys that the region may be signed with; empty takes the one of
+    /// `regions.signing_key_file`.
+    pub verify_keys: Vec<VerifyKey>,
     /// After a signal to stop: how long new connections are still taken, while
     /// `/readyz` already says no, in milliseconds.
     pub drain_delay_ms: u64,
@@ -45,6 +49,7 @@ impl Data {
             snapshot_dir: data_dir.join("proxy"),
             trusted_proxies: Vec::new(),
             workers: 0,
+            verify_keys: Vec::new(),
             drain_delay_ms: 5_000,
         }
     }
@@ -72,6 +77,9 @@ impl Data {
                 .list("data.trusted_proxies", NETWORKS, network)?
                 .unwrap_or(default.trusted_proxies),
             workers: workers.map_or(default.workers, |count| count as usize),
+            verify_keys: values
+                .list("data.verify_keys", KEYS, |text| text.parse().ok())?
+                .unwrap_or(default.verify_keys),
             drain_delay_ms: drain_delay_ms.unwrap_or(default.drain_delay_ms),
         })
     }
@@ -91,6 +99,7 @@ const DRAIN_DELAY_MS_MAX: u64 = 3_600_000;
 const PROXY_ID: &str = "1 to 64 letters, digits, `.`, `_` and `-`";
 const WORKERS: &str = "a whole number from 0 (one per core) to 1024";
 const DRAIN: &str = "a whole number of milliseconds from 0 to 3600000";
+const KEYS: &str = "a list of Ed25519 public keys, each 64 lower-case hex digits";
 const NETWORKS: &str = "a list of addresses or networks such as [\"10.0.0.0/8\"]";
 
 /// A network, or one address as a network of one.

@@ -3,22 +3,33 @@
 //! They are the rules of the Redis script: check everything first, write last.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 
-use control_plane::region::{Batch, Verdict};
-use schemas::entry::{self, BadEntry, Change, PolicyId, Revision};
+use control_plane::region::{Batch, Entry, Place, Repair, Verdict};
+use schemas::digest::DIGEST_BYTES;
+use schemas::entry::{self, PolicyId, Revision};
 use schemas::name::{BUCKETS, FEED_POSITIONS, bucket_of};
-use schemas::stream::{Frame, Meta};
+use schemas::seal::Signed;
+use schemas::stream::{Meta, MetaFields, Part};
 use schemas::{CredentialHash, Position};
 
 /// The content of the region: one epoch, or nothing.
 #[derive(Debug)]
 pub(super) struct State {
-    meta: Option<Meta>,
+    meta: Option<Held>,
     /// By the first ten bits of the hash, so that reading one bucket does not walk all.
     buckets: Vec<HashMap<CredentialHash, Stored>>,
     policies: HashMap<PolicyId, Stored>,
-    /// Oldest first; reaches back [`FEED_POSITIONS`].
-    feed: VecDeque<Frame>,
+    digests: Vec<u8>,
+    /// Oldest first, by where they lead; reaches back [`FEED_POSITIONS`].
+    feed: VecDeque<(Position, Signed)>,
+}
+
+/// What the region says of itself: as it is read, and as the rules look at it.
+#[derive(Debug)]
+struct Held {
+    meta: Meta,
+    signed: MetaFields,
 }
 
 /// An entry as it is stored, and what of it the rules look at.
@@ -40,80 +51,137 @@ impl State {
                 .take(usize::from(BUCKETS))
                 .collect(),
             policies: HashMap::new(),
+            digests: vec![0; (usize::from(BUCKETS) + 1) * DIGEST_BYTES],
             feed: VecDeque::new(),
         }
     }
 
     /// What the region says of itself.
-    pub(super) fn meta(&self) -> Option<&Meta> {
-        self.meta.as_ref()
+    pub(super) fn meta(&self) -> Option<&MetaFields> {
+        self.meta.as_ref().map(|held| &held.signed)
+    }
+
+    /// The build of the table; `None` when the region is empty.
+    pub(super) fn epoch(&self) -> Option<u64> {
+        self.meta.as_ref().map(|held| held.meta.epoch)
     }
 
     /// Writes a batch, or nothing of it.
-    ///
-    /// # Errors
-    /// When an entry cannot be encoded; nothing is written.
-    pub(super) fn apply(&mut self, batch: &Batch) -> Result<Verdict, BadEntry> {
+    pub(super) fn apply(&mut self, batch: &Batch) -> Verdict {
         if let Some(verdict) = self.misplaced(batch) {
-            return Ok(verdict);
+            return verdict;
         }
-        let mut written = Vec::with_capacity(batch.changes.len());
-        for change in &batch.changes {
-            let new = Stored::of(change)?;
-            if let Some(reason) = self.stored(change).and_then(|old| new.cannot_follow(old)) {
-                return Ok(Verdict::Refused { reason });
+        for entry in &batch.entries {
+            let old = self.stored(&entry.place);
+            if let Some(reason) = old.and_then(|old| cannot_follow(entry, old)) {
+                return Verdict::Refused { reason };
             }
-            written.push((change, new));
         }
 
-        for (change, new) in written {
-            match change {
-                Change::Secret { hash, .. } => {
-                    self.buckets[usize::from(bucket_of(hash))].insert(*hash, new);
-                }
-                Change::Policy { policy } => {
-                    self.policies.insert(policy.policy.id(), new);
-                }
-            }
+        for entry in &batch.entries {
+            self.put(entry);
         }
-        self.feed.push_back(batch.frame());
-        let oldest = batch.to.saturating_sub(FEED_POSITIONS);
-        while self.feed.front().is_some_and(|frame| frame.to < oldest) {
+        for (at, digest) in &batch.digests {
+            let first = usize::from(*at) * DIGEST_BYTES;
+            self.digests[first..first + DIGEST_BYTES].copy_from_slice(digest.as_bytes());
+        }
+        let to = batch.meta.position;
+        self.feed.push_back((to, batch.frame.clone()));
+        let oldest = to.saturating_sub(FEED_POSITIONS);
+        while self.feed.front().is_some_and(|(to, _)| *to < oldest) {
             self.feed.pop_front();
         }
-        self.meta = Some(batch.meta());
-        Ok(Verdict::Applied)
+        self.meta = Some(Held {
+            meta: batch.meta.clone(),
+            signed: batch.signed_meta.clone(),
+        });
+        Verdict::Applied
     }
 
-    /// The policy entries of an epoch, by `<kind>:<id>`.
-    pub(super) fn policies(&self, epoch: u64) -> Vec<(String, Vec<u8>)> {
-        if !self.holds(epoch) {
-            return Vec::new();
+    /// Puts back what differs; `false` where a later projector has written.
+    pub(super) fn repair(&mut self, repair: &Repair) -> bool {
+        let is_ours = self.meta.as_ref().is_some_and(|held| {
+            held.meta.epoch == repair.epoch && held.meta.fence <= repair.fence
+        });
+        if !is_ours {
+            return false;
         }
-        self.policies
-            .iter()
-            .map(|(id, stored)| (id.to_string(), stored.text.clone().into_bytes()))
-            .collect()
+        for entry in &repair.entries {
+            self.put(entry);
+        }
+        for (bucket, field) in &repair.strangers {
+            match bucket {
+                Some(bucket) => {
+                    if let Ok(hash) = field.parse() {
+                        self.buckets[usize::from(*bucket)].remove(&hash);
+                    }
+                }
+                None => {
+                    if let Ok(id) = field.parse() {
+                        self.policies.remove(&id);
+                    }
+                }
+            }
+        }
+        if let Some(digests) = &repair.digests {
+            self.digests.clone_from(digests);
+        }
+        true
     }
 
-    /// The secret entries of one bucket of an epoch, by hash.
-    pub(super) fn bucket(&self, epoch: u64, bucket: u16) -> Vec<(String, Vec<u8>)> {
-        match self.buckets.get(usize::from(bucket)) {
-            Some(entries) if self.holds(epoch) => entries
-                .iter()
-                .map(|(hash, stored)| (hash.to_string(), stored.text.clone().into_bytes()))
-                .collect(),
-            _ => Vec::new(),
+    /// Puts a meta in place of the one that was seen.
+    pub(super) fn replace_meta(
+        &mut self,
+        seen: &MetaFields,
+        signed: &MetaFields,
+        digests: &[u8],
+    ) -> bool {
+        let Ok(meta) = Meta::of_fields(signed) else {
+            return false;
+        };
+        if self.meta().is_some_and(|it| it != seen) {
+            return false;
+        }
+        self.meta = Some(Held {
+            meta,
+            signed: signed.clone(),
+        });
+        self.digests = digests.to_vec();
+        true
+    }
+
+    /// Some buckets, and the policies if asked for, with what is signed of them.
+    pub(super) fn read(&self, epoch: u64, buckets: Range<u16>, policies: bool) -> Part {
+        let holds = self.holds(epoch);
+        let bucket = |bucket: u16| {
+            let entries = self.buckets[usize::from(bucket)].iter();
+            let stored = entries
+                .filter(|_| holds)
+                .map(|(hash, it)| (hash.to_string(), it.text.clone().into_bytes()));
+            (bucket, stored.collect())
+        };
+        let all = self.policies.iter().filter(|_| holds);
+        let all = all.map(|(id, it)| (id.to_string(), it.text.clone().into_bytes()));
+        Part {
+            meta: self.meta().cloned(),
+            digests: if holds {
+                self.digests.clone()
+            } else {
+                Vec::new()
+            },
+            policies: policies.then(|| all.collect()),
+            buckets: buckets.map(bucket).collect(),
         }
     }
 
     /// Frames that lead to positions above `after`, oldest first.
-    pub(super) fn feed(&self, epoch: u64, after: Position, limit: usize) -> Vec<Frame> {
+    pub(super) fn feed(&self, epoch: u64, after: Position, limit: usize) -> Vec<Signed> {
         if !self.holds(epoch) {
             return Vec::new();
         }
-        let first = self.feed.partition_point(|frame| frame.to <= after);
-        self.feed.iter().skip(first).take(limit).cloned().collect()
+        let first = self.feed.partition_point(|(to, _)| *to <= after);
+        let frames = self.feed.iter().skip(first).take(limit);
+        frames.map(|(_, frame)| frame.clone()).collect()
     }
 
     /// The exact entry of a secret in an epoch.
@@ -128,11 +196,11 @@ impl State {
         &self,
         epoch: u64,
         hash: &CredentialHash,
-    ) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+    ) -> Option<(Vec<u8>, schemas::stream::Stored)> {
         let text = self.entry(epoch, hash)?;
         let mut around = vec![PolicyId::Global];
         // One that cannot be read goes out alone; the proxy says what it makes of it.
-        if let Ok(secret) = entry::decode_secret(text.as_bytes()) {
+        if let Ok(secret) = serde_json::from_str::<entry::SecretEntry>(text) {
             around.push(PolicyId::Workspace(secret.workspace_id));
             around.extend(secret.team_id.map(PolicyId::Team));
             let owner = secret
@@ -142,71 +210,69 @@ impl State {
         }
         let policies = around
             .iter()
-            .filter_map(|id| self.policies.get(id))
-            .map(|stored| stored.text.clone().into_bytes())
+            .filter_map(|id| Some((id.to_string(), self.policies.get(id)?)))
+            .map(|(name, stored)| (name, stored.text.clone().into_bytes()))
             .collect();
         Some((text.as_bytes().to_vec(), policies))
     }
 
     /// Why the batch does not belong here, if it does not.
     fn misplaced(&self, batch: &Batch) -> Option<Verdict> {
-        let Some(meta) = &self.meta else {
+        let Some(Held { meta, .. }) = &self.meta else {
             return (batch.from != 0).then_some(Verdict::Elsewhere);
         };
-        if batch.fence < meta.fence {
+        let new = &batch.meta;
+        if new.fence < meta.fence {
             return Some(Verdict::Fenced);
         }
-        let older = batch.generation < meta.generation;
-        let foreign = batch.generation == meta.generation && batch.lineage != meta.lineage;
+        let older = new.generation < meta.generation;
+        let foreign = new.generation == meta.generation && new.lineage != meta.lineage;
         if older || foreign {
             return Some(Verdict::Refused {
                 reason: "the region belongs to another lineage".to_owned(),
             });
         }
-        let here = batch.epoch == meta.epoch
-            && batch.generation == meta.generation
+        let here = new.epoch == meta.epoch
+            && new.generation == meta.generation
             && batch.from == meta.position;
         (!here).then_some(Verdict::Elsewhere)
     }
 
-    fn stored(&self, change: &Change) -> Option<&Stored> {
-        match change {
-            Change::Secret { hash, .. } => self.buckets[usize::from(bucket_of(hash))].get(hash),
-            Change::Policy { policy } => self.policies.get(&policy.policy.id()),
+    fn put(&mut self, entry: &Entry) {
+        let stored = Stored {
+            text: entry.text.clone(),
+            revision: entry.revision,
+            absorbing: entry.absorbing,
+        };
+        match entry.place {
+            Place::Secret(hash) => {
+                self.buckets[usize::from(bucket_of(&hash))].insert(hash, stored);
+            }
+            Place::Policy(id) => {
+                self.policies.insert(id, stored);
+            }
+        }
+    }
+
+    fn stored(&self, place: &Place) -> Option<&Stored> {
+        match place {
+            Place::Secret(hash) => self.buckets[usize::from(bucket_of(hash))].get(hash),
+            Place::Policy(id) => self.policies.get(id),
         }
     }
 
     fn holds(&self, epoch: u64) -> bool {
-        self.meta.as_ref().is_some_and(|meta| meta.epoch == epoch)
+        self.epoch() == Some(epoch)
     }
 }
 
-// === impl Stored ===
-
-impl Stored {
-    fn of(change: &Change) -> Result<Self, BadEntry> {
-        Ok(match change {
-            Change::Secret { secret, .. } => Self {
-                text: entry::encode(secret)?,
-                revision: secret.revision,
-                absorbing: secret.status.is_absorbing(),
-            },
-            Change::Policy { policy } => Self {
-                text: entry::encode(policy)?,
-                revision: policy.revision,
-                absorbing: false,
-            },
-        })
-    }
-
-    /// Why this entry may not take the place of `old`.
-    fn cannot_follow(&self, old: &Self) -> Option<String> {
-        if self.revision <= old.revision {
-            Some("an entry is not newer than the stored one".to_owned())
-        } else if old.absorbing && !self.absorbing {
-            Some("an entry is off for good".to_owned())
-        } else {
-            None
-        }
+/// Why an entry may not take the place of `old`.
+fn cannot_follow(new: &Entry, old: &Stored) -> Option<String> {
+    if new.revision <= old.revision {
+        Some("an entry is not newer than the stored one".to_owned())
+    } else if old.absorbing && !new.absorbing {
+        Some("an entry is off for good".to_owned())
+    } else {
+        None
     }
 }

@@ -127,6 +127,8 @@ impl Region {
             position: self.written,
             chain_hash: String::new(),
             as_of_ms: 0,
+            count: 0,
+            root: Digest::EMPTY,
         })
     }
 
@@ -221,7 +223,8 @@ impl Proxy {
                     }
                 }
                 if is_whole {
-                    Input::Snapshot { meta }
+                    let through = region.written;
+                    Input::Snapshot { meta, through }
                 } else {
                     Input::SnapshotFailed
                 }
@@ -405,6 +408,7 @@ fn loaded_at(position: Position) -> Machine {
     machine.step(
         Input::Snapshot {
             meta: meta(1, 1, position),
+            through: position,
         },
         0,
     );
@@ -420,6 +424,8 @@ fn meta(generation: u32, epoch: u64, position: Position) -> Meta {
         position,
         chain_hash: String::new(),
         as_of_ms: 0,
+        count: 0,
+        root: Digest::EMPTY,
     }
 }
 
@@ -474,6 +480,7 @@ fn an_older_generation_is_alarmed_and_ignored_and_a_newer_one_taken_over() {
     machine.step(
         Input::Snapshot {
             meta: meta(2, 1, 50),
+            through: 50,
         },
         0,
     );
@@ -498,6 +505,7 @@ fn an_older_generation_is_alarmed_and_ignored_and_a_newer_one_taken_over() {
     machine.step(
         Input::Snapshot {
             meta: meta(3, 1, 20),
+            through: 20,
         },
         0,
     );
