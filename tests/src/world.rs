@@ -135,7 +135,11 @@ impl Builder {
 
         let mut tables = String::new();
         for (redis, nats, region_name) in &servers {
-            tables += &region_table(region_name, redis, nats);
+            tables += &region_table(region_name, redis, nats, &dir);
+            tables += &format!(
+                "signing_key_file = \"{}\"\n\n",
+                dir.join(format!("{region_name}.signing_key")).display()
+            );
         }
         let control_config = write_config(
             &dir,
@@ -173,9 +177,22 @@ impl Builder {
             bootstrap["control_token"].as_str().expect("a token"),
         );
 
+        let printed = |args: &[&str]| {
+            command(args.iter().map(ToString::to_string))
+                .args(["--config", &control_config.display().to_string()])
+                .args([
+                    "--data-dir",
+                    &dir.join("control-data").display().to_string(),
+                ])
+        };
         let mut regions = Vec::new();
         for (index, (redis, nats, region_name)) in servers.into_iter().enumerate() {
             let mut proxies = Vec::new();
+            let verify_key = printed(&["region", "key", &region_name])
+                .run()
+                .await
+                .expect("the binary runs")
+                .success();
             for proxy in 0..self.proxies {
                 let id = format!("proxy-{}{}", char::from(b'a' + index as u8), proxy + 1);
                 let data_dir = dir.join(format!("{id}-data"));
@@ -185,8 +202,9 @@ impl Builder {
                     &format!(
                         "[data]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
                          region = \"{region_name}\"\nproxy_id = \"{id}\"\n\
-                         drain_delay_ms = 0\nworkers = 2\n\n{}{}",
-                        region_table(&region_name, &redis, &nats),
+                         drain_delay_ms = 0\nworkers = 2\nverify_keys = [\"{}\"]\n\n{}{}",
+                        verify_key.trim(),
+                        region_table(&region_name, &redis, &nats, &dir),
                         self.common(self.proxy_private_upstreams),
                     ),
                 );
@@ -383,11 +401,15 @@ fn plane_program(subcommand: &str, config: &Path, data_dir: &Path) -> Program {
         .args(["--data-dir", &data_dir.display().to_string()])
 }
 
-fn region_table(name: &str, redis: &Redis, nats: &Nats) -> String {
+/// What control planes and proxies of a region both need. The control plane has the signing
+/// key too; the proxies only know its public half.
+fn region_table(name: &str, redis: &Redis, nats: &Nats, dir: &Path) -> String {
     format!(
-        "[[regions]]\nname = \"{name}\"\nredis_url = \"{}\"\nnats_url = \"{}\"\n\n",
+        "[[regions]]\nname = \"{name}\"\nredis_url = \"{}\"\nnats_url = \"{}\"\n\
+         fleet_secret_file = \"{}\"\n",
         redis.url(),
-        nats.url()
+        nats.url(),
+        dir.join(format!("{name}.fleet_secret")).display()
     )
 }
 

@@ -1,10 +1,13 @@
 use futures_util::StreamExt as _;
+use schemas::digest::Digest;
 use schemas::entry::{Change, ErrorProfile};
 use schemas::entry::{
     GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus, WorkspacePolicy,
 };
-use schemas::fleet::FollowerState;
+use schemas::fleet::{FollowerState, Renewal, RenewalAnswer};
 use schemas::name::{BUCKETS, bucket_of};
+use schemas::seal::{FleetSecret, Seal};
+use schemas::stream::{Heartbeat, Meta};
 use schemas::{BootId, KeyId, Limits, LineageId, PlanLimits, SecretId, WorkspaceId};
 
 use super::*;
@@ -68,18 +71,35 @@ fn global(rev: Position) -> Change {
     )
 }
 
+/// What the region is sealed with.
+fn seal() -> Seal {
+    Seal::new("suite", &[1; 32], FleetSecret::from_bytes(&[2; 32]))
+}
+
 fn batch(from: Position, to: Position, changes: Vec<Change>) -> Batch {
-    Batch {
+    batch_with(from, to, changes, |_| {})
+}
+
+/// A batch whose meta is another one.
+fn batch_with(
+    from: Position,
+    to: Position,
+    changes: Vec<Change>,
+    adjust: impl FnOnce(&mut Meta),
+) -> Batch {
+    let mut meta = Meta {
         lineage: LineageId::from_parts(1, 9),
         generation: 1,
         epoch: 1,
         fence: 5,
-        from,
-        to,
+        position: to,
         chain_hash: "00".repeat(32),
         as_of_ms: 0,
-        changes,
-    }
+        count: 0,
+        root: Digest::EMPTY,
+    };
+    adjust(&mut meta);
+    Batch::seal(&seal(), meta, from, changes, Vec::new()).unwrap()
 }
 
 /// A region at position 3 that holds an active secret and its policies.
@@ -129,34 +149,22 @@ async fn a_batch_that_does_not_belong_here_changes_nothing() {
         ),
         (
             "it is of another epoch",
-            Batch {
-                epoch: 2,
-                ..batch(3, 4, inactive())
-            },
+            batch_with(3, 4, inactive(), |meta| meta.epoch = 2),
             Verdict::Elsewhere,
         ),
         (
             "a later projector has written",
-            Batch {
-                fence: 4,
-                ..batch(3, 4, inactive())
-            },
+            batch_with(3, 4, inactive(), |meta| meta.fence = 4),
             Verdict::Fenced,
         ),
         (
             "it is of another lineage",
-            Batch {
-                lineage: LineageId::from_parts(1, 8),
-                ..batch(3, 4, inactive())
-            },
+            batch_with(3, 4, inactive(), |meta| meta.lineage = LineageId::from_parts(1, 8)),
             refused("the region belongs to another lineage"),
         ),
         (
             "it is of an older generation",
-            Batch {
-                generation: 0,
-                ..batch(3, 4, inactive())
-            },
+            batch_with(3, 4, inactive(), |meta| meta.generation = 0),
             refused("the region belongs to another lineage"),
         ),
         (
@@ -167,15 +175,16 @@ async fn a_batch_that_does_not_belong_here_changes_nothing() {
     ];
     for (case, batch, expected) in cases {
         let region = region().await;
-        let before = RegionSource::policies(&region, 1).await.unwrap();
+        let read = async || {
+            let mut part = RegionSource::read(&region, 1, 0..BUCKETS, true).await.unwrap();
+            part.policies.as_mut().unwrap().sort();
+            part
+        };
+        let before = read().await;
         assert_eq!(region.apply(&batch).await.unwrap(), expected, "{case}");
-        assert_eq!(
-            RegionSource::policies(&region, 1).await.unwrap(),
-            before,
-            "{case}"
-        );
+        assert_eq!(read().await, before, "{case}");
         let meta = Region::meta(&region).await.unwrap().unwrap();
-        assert_eq!(meta.position, 3, "{case}");
+        assert_eq!(meta["position"], "3", "{case}");
         assert_eq!(region.feed(1, 0, 10).await.unwrap().len(), 1, "{case}");
     }
 }
@@ -219,16 +228,16 @@ async fn a_proxy_reads_what_the_projector_wrote() {
         None
     );
 
-    let mut seen = Vec::new();
-    for bucket in 0..BUCKETS {
-        seen.extend(region.bucket(1, bucket).await.unwrap());
-    }
-    assert_eq!(seen, vec![(hash().to_string(), secret)]);
-    let own = region.bucket(1, bucket_of(&hash())).await.unwrap();
-    assert_eq!(own, seen);
+    let part = RegionSource::read(&region, 1, 0..BUCKETS, true).await.unwrap();
+    assert_eq!(part.meta, Region::meta(&region).await.unwrap());
+    let held: Vec<_> = part.buckets.iter().filter(|it| !it.1.is_empty()).collect();
+    assert_eq!(
+        held,
+        [&(bucket_of(&hash()), vec![(hash().to_string(), secret)])]
+    );
 
-    let mut names: Vec<String> = RegionSource::policies(&region, 1)
-        .await
+    let mut names: Vec<String> = part
+        .policies
         .unwrap()
         .into_iter()
         .map(|(name, _)| name)
@@ -241,7 +250,9 @@ async fn a_proxy_reads_what_the_projector_wrote() {
             format!("workspace:{WORKSPACE}")
         ]
     );
-    assert!(RegionSource::policies(&region, 2).await.unwrap().is_empty());
+    let other = RegionSource::read(&region, 2, 0..BUCKETS, true).await.unwrap();
+    assert_eq!(other.policies, Some(Vec::new()));
+    assert!(other.buckets.iter().all(|it| it.1.is_empty()));
 }
 
 #[tokio::test]
@@ -255,7 +266,8 @@ async fn the_feed_begins_above_a_position() {
     }
     let to = async |after, limit| -> Vec<Position> {
         let frames = region.feed(1, after, limit).await.unwrap();
-        frames.iter().map(|frame| frame.to).collect()
+        let read = |frame| seal().trust().frame(frame).unwrap().to;
+        frames.iter().map(read).collect()
     };
     assert_eq!(to(0, 10).await, [3, 4, 5, 6]);
     assert_eq!(to(3, 2).await, [4, 5]);
@@ -272,34 +284,40 @@ async fn a_follower_that_is_too_slow_is_told_so() {
         epoch: 1,
         to: 3,
         as_of_ms: 0,
+        root: Digest::EMPTY,
     };
-    for _ in 0..=NOTICES_MAX {
+    let heartbeat = seal().heartbeat(&heartbeat);
+    for _ in 0..=MESSAGES_MAX {
         region.publish_heartbeat(&heartbeat).await.unwrap();
     }
-    assert!(matches!(notices.next().await, Some(Notice::Lost)));
-    assert!(matches!(notices.next().await, Some(Notice::Heartbeat(_))));
+    assert!(matches!(notices.next().await, Some(Message::Lost)));
+    assert!(matches!(notices.next().await, Some(Message::Heartbeat(_))));
 }
 
 #[tokio::test]
 async fn a_renewal_is_answered_by_whoever_listens_or_not_at_all() {
     let region = region().await;
-    assert!(region.renew(&renewal()).await.is_err());
+    let renewal = seal().trust().renewal(&renewal());
+    assert!(region.renew(&renewal).await.is_err());
 
-    let mut renewals = region.renewals().await.unwrap();
+    let mut renewals = region.listen().await.unwrap();
     let control_plane = async {
-        let incoming = renewals.next().await.unwrap();
+        let Some(Heard::Renewal(incoming)) = renewals.next().await else {
+            panic!("a renewal is heard");
+        };
+        let renewal = seal().renewal(&incoming.renewal).unwrap();
         let answer = RenewalAnswer {
-            boot_id: incoming.renewal.boot_id,
-            counter: incoming.renewal.counter,
+            boot_id: renewal.boot_id,
+            counter: renewal.counter,
             lineage: LineageId::from_parts(1, 9),
             generation: 1,
             head: 3,
             now_ms: 0,
         };
-        incoming.reply.send(answer).unwrap();
+        incoming.reply.send(seal().answer(&answer)).unwrap();
     };
-    let renewal = renewal();
     let (answer, ()) = tokio::join!(region.renew(&renewal), control_plane);
+    let answer = seal().trust().answer(&answer.unwrap());
     assert_eq!(answer.unwrap().head, 3);
 
     // A control plane that does not lead the region drops the question.

@@ -16,4 +16,5 @@ mod proxy;
 mod region;
 mod secret;
 mod servers;
+mod signed;
 mod story;

@@ -7,17 +7,21 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use control_plane::region::redis_nats::RedisNats as Written;
-use control_plane::region::{Batch, Incoming, Region, Verdict};
+use control_plane::region::{
+    Batch, Entry, Heard, Incoming, POLICIES_DIGEST, Region, Repair, Verdict,
+};
 use data_plane::follow::redis_nats::RedisNats as Read;
-use data_plane::follow::{Notice, RegionSource};
+use data_plane::follow::{Message, RegionSource};
 use futures_util::StreamExt;
 use ops::embedded::Embedded;
+use schemas::digest::{self, Digest, Leaf};
 use schemas::entry::{
     Change, GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus, WorkspacePolicy,
 };
 use schemas::fleet::{FollowerState, Renewal, RenewalAnswer};
-use schemas::name::bucket_of;
-use schemas::stream::{FRAME_BYTES_MAX, Heartbeat};
+use schemas::name::{BUCKETS, bucket_of};
+use schemas::seal::{FleetSecret, Seal};
+use schemas::stream::{Heartbeat, Meta};
 use schemas::{
     BootId, CredentialHash, KeyId, Limits, LineageId, PlanLimits, Position, SecretId, WorkspaceId,
 };
@@ -81,6 +85,8 @@ on_both!(an_entry_never_goes_back, check_entries);
 on_both!(another_lineage_is_refused, check_lineage);
 on_both!(frames_and_heartbeats_arrive, check_notices);
 on_both!(a_renewal_is_answered, check_renewal);
+on_both!(what_is_read_is_proved, check_proof);
+on_both!(a_meta_that_is_not_ours_is_replaced_if_it_was_seen, check_meta);
 
 fn workspace() -> WorkspaceId {
     WorkspaceId::from_u128(3)
@@ -131,18 +137,35 @@ fn workspace_policy() -> Policy {
     })
 }
 
+/// What the region is sealed with.
+fn seal() -> Seal {
+    Seal::new("suite", &[1; 32], FleetSecret::from_bytes(&[2; 32]))
+}
+
 fn batch(from: Position, to: Position, changes: Vec<Change>) -> Batch {
-    Batch {
+    batch_with(from, to, changes, |_| {})
+}
+
+/// A batch whose meta is another one.
+fn batch_with(
+    from: Position,
+    to: Position,
+    changes: Vec<Change>,
+    adjust: impl FnOnce(&mut Meta),
+) -> Batch {
+    let mut meta = Meta {
         lineage: LineageId::from_u128(1),
         generation: 1,
         epoch: 1,
         fence: 5,
-        from,
-        to,
+        position: to,
         chain_hash: format!("{to:064x}"),
         as_of_ms: 1_800_000_000_000,
-        changes,
-    }
+        count: 0,
+        root: Digest::EMPTY,
+    };
+    adjust(&mut meta);
+    Batch::seal(&seal(), meta, from, changes, Vec::new()).unwrap()
 }
 
 impl Sides {
@@ -186,23 +209,29 @@ async fn check_reading(sides: Sides) {
     let second = batch(3, 7, vec![secret(2, 5, Active)]);
     assert_eq!(sides.apply(&second).await, Verdict::Applied);
 
-    assert_eq!(sides.source.meta().await.unwrap(), Some(second.meta()));
-    let feed = sides.source.feed(1, 0, 10).await.unwrap();
-    assert_eq!(feed, [first.frame(), second.frame()]);
-    assert_eq!(sides.source.feed(1, 3, 10).await.unwrap(), [second.frame()]);
-    assert_eq!(sides.source.feed(1, 0, 1).await.unwrap(), [first.frame()]);
-    assert_eq!(sides.source.feed(1, 7, 10).await.unwrap(), []);
+    let meta = Some(second.signed_meta.clone());
+    assert_eq!(sides.source.meta().await.unwrap(), meta);
+    assert_eq!(sides.region.meta().await.unwrap(), meta);
+    let (first, second) = (first.frame, second.frame);
+    let feed = async |after, limit| sides.source.feed(1, after, limit).await.unwrap();
+    assert_eq!(feed(0, 10).await, [first.clone(), second.clone()]);
+    assert_eq!(feed(3, 10).await, [second]);
+    assert_eq!(feed(0, 1).await, [first]);
+    assert_eq!(feed(7, 10).await, []);
 
-    let bucket = sides.source.bucket(1, bucket_of(&hash(1))).await.unwrap();
+    let place = bucket_of(&hash(1));
+    let part = sides.source.read(1, place..place + 1, true).await.unwrap();
+    assert_eq!(part.meta, meta);
     assert!(
-        bucket
+        part.buckets[0]
+            .1
             .iter()
             .any(|(field, _)| *field == hash(1).to_string())
     );
-    let mut policies: Vec<_> = sides
-        .source
-        .policies(1)
-        .await
+    let same = sides.region.read(1, place..place + 1, false).await.unwrap();
+    assert_eq!((same.buckets, same.policies), (part.buckets, None));
+    let mut policies: Vec<_> = part
+        .policies
         .unwrap()
         .into_iter()
         .map(|(field, _)| field)
@@ -217,9 +246,14 @@ async fn check_reading(sides: Sides) {
     );
 
     let found = sides.source.lookup(&hash(1)).await.unwrap().unwrap();
-    let entry = schemas::entry::decode_secret(&found.secret).unwrap();
+    let seal = seal();
+    let bytes = seal.trust().entry(&hash(1).to_string(), found.secret);
+    let entry = schemas::entry::decode_secret(&bytes.unwrap()).unwrap();
     assert_eq!(entry.name, "key 1");
     assert_eq!(found.policies.len(), 2);
+    for (name, policy) in found.policies {
+        assert!(seal.trust().entry(&name, policy).is_ok(), "{name}");
+    }
     assert!(sides.source.lookup(&hash(9)).await.unwrap().is_none());
 }
 
@@ -229,20 +263,14 @@ async fn check_contiguity(sides: Sides) {
     assert_eq!(sides.apply(&batch(0, 5, vec![])).await, Verdict::Applied);
     sides.refuse(&batch(0, 5, vec![]), elsewhere).await;
     sides.refuse(&batch(6, 7, vec![]), elsewhere).await;
-    let other_epoch = Batch {
-        epoch: 2,
-        ..batch(5, 6, vec![])
-    };
+    let other_epoch = batch_with(5, 6, vec![], |meta| meta.epoch = 2);
     sides.refuse(&other_epoch, elsewhere).await;
     assert_eq!(sides.apply(&batch(5, 6, vec![])).await, Verdict::Applied);
 }
 
 async fn check_fence(sides: Sides) {
     assert_eq!(sides.apply(&batch(0, 1, vec![])).await, Verdict::Applied);
-    let successor = Batch {
-        fence: 6,
-        ..batch(1, 2, vec![])
-    };
+    let successor = batch_with(1, 2, vec![], |meta| meta.fence = 6);
     assert_eq!(sides.apply(&successor).await, Verdict::Applied);
     // The projector of before wakes up.
     sides
@@ -274,61 +302,51 @@ async fn check_entries(sides: Sides) {
 
 async fn check_lineage(sides: Sides) {
     assert_eq!(sides.apply(&batch(0, 1, vec![])).await, Verdict::Applied);
-    let other = Batch {
-        lineage: LineageId::from_u128(2),
-        ..batch(1, 2, vec![])
-    };
+    let other = batch_with(1, 2, vec![], |meta| meta.lineage = LineageId::from_u128(2));
     let refused = |verdict: &Verdict| matches!(verdict, Verdict::Refused { .. });
     sides.refuse(&other, refused).await;
-    let older = Batch {
-        generation: 0,
-        ..batch(1, 2, vec![])
-    };
+    let older = batch_with(1, 2, vec![], |meta| meta.generation = 0);
     sides.refuse(&older, refused).await;
 }
 
 async fn check_notices(sides: Sides) {
-    let mut notices = sides.source.subscribe().await.unwrap();
+    let mut messages = sides.source.subscribe().await.unwrap();
     let small = batch(0, 1, vec![secret(1, 1, SecretStatus::Active)]);
     let many = (0..=255)
         .map(|number| secret(number, 2, SecretStatus::Active))
         .collect();
     let large = batch(1, 2, many);
-    assert!(serde_json::to_vec(&large.frame()).unwrap().len() > FRAME_BYTES_MAX);
     let heartbeat = Heartbeat {
-        lineage: small.lineage,
+        lineage: small.meta.lineage,
         generation: 1,
         epoch: 1,
         to: 2,
-        as_of_ms: small.as_of_ms,
+        as_of_ms: small.meta.as_of_ms,
+        root: Digest::EMPTY,
     };
+    let heartbeat = seal().heartbeat(&heartbeat);
     let mut heard = Vec::new();
     // A subscription may take a moment to reach the server, so all is said again.
     eventually(
         "both frames and the heartbeat are heard",
         SOON,
         async || {
-            sides.region.publish_frame(&small.frame()).await?;
-            sides.region.publish_frame(&large.frame()).await?;
+            sides.region.publish_frame(&small.frame).await?;
+            sides.region.publish_frame(&large.frame).await?;
             sides.region.publish_heartbeat(&heartbeat).await?;
-            while let Ok(Some(notice)) =
-                tokio::time::timeout(Duration::from_millis(50), notices.next()).await
+            while let Ok(Some(message)) =
+                tokio::time::timeout(Duration::from_millis(50), messages.next()).await
             {
-                heard.push(notice);
+                heard.push(message);
             }
-            let frames_to = |to| {
-                heard.iter().find_map(|it| match it {
-                    Notice::Frame(frame) if frame.to == to => Some(frame.clone()),
-                    _ => None,
-                })
-            };
-            ensure!(frames_to(1) == Some(small.frame()));
-            // Over the cap the entries stay behind and are read from the feed.
-            ensure!(frames_to(2).is_some_and(|it| it.changes.is_none_or(|it| it.len() == 256)));
+            for frame in [&small.frame, &large.frame] {
+                let is_it = |it: &Message| matches!(it, Message::Frame(it) if it == frame);
+                ensure!(heard.iter().any(is_it));
+            }
             ensure!(
                 heard
                     .iter()
-                    .any(|it| matches!(it, Notice::Heartbeat(it) if *it == heartbeat))
+                    .any(|it| matches!(it, Message::Heartbeat(it) if *it == heartbeat))
             );
             Ok(())
         },
@@ -336,10 +354,88 @@ async fn check_notices(sides: Sides) {
     .await;
 }
 
+/// A batch whose digests and root are those of these secrets, which are all there are.
+fn digested(to: Position, changes: Vec<Change>) -> Batch {
+    let mut buckets = vec![Vec::new(); usize::from(BUCKETS)];
+    for change in &changes {
+        if let Change::Secret { hash, secret } = change {
+            buckets[usize::from(bucket_of(hash))].push(Leaf {
+                hash: *hash,
+                revision: secret.revision,
+            });
+        }
+    }
+    let buckets: Vec<Digest> = buckets.into_iter().map(digest::of_bucket).collect();
+    let policies = digest::of_policies([]);
+    let root = digest::of_root(&buckets, policies);
+    let mut batch = batch_with(0, to, changes, |meta| meta.root = root);
+    let digests = (0..).zip(buckets).chain([(POLICIES_DIGEST, policies)]);
+    batch.digests = digests.collect();
+    batch
+}
+
+async fn check_proof(sides: Sides) {
+    use SecretStatus::{Active, Revoked};
+    let sealed = digested(3, vec![secret(1, 2, Revoked), secret(2, 3, Active)]);
+    assert_eq!(sides.apply(&sealed).await, Verdict::Applied);
+    let seal = seal();
+    let place = bucket_of(&hash(1));
+    let read = async || {
+        let part = sides.source.read(1, place..place + 1, false).await.unwrap();
+        let digests = part.digests(seal.trust()).unwrap().unwrap();
+        let (bucket, stored) = part.buckets.into_iter().next().unwrap();
+        digests.open_bucket(seal.trust(), bucket, stored)
+    };
+    assert_eq!(read().await.unwrap().len(), 1);
+
+    // Its own older entry, put where the newest was; then that again.
+    let put = async |change: &Change| {
+        let repair = Repair {
+            fence: 5,
+            epoch: 1,
+            entries: vec![Entry::seal(&seal, change).unwrap()],
+            ..Repair::default()
+        };
+        assert!(sides.region.repair(&repair).await.unwrap());
+    };
+    put(&secret(1, 1, Active)).await;
+    assert!(read().await.is_err());
+    put(&secret(1, 2, Revoked)).await;
+    assert!(read().await.is_ok());
+
+    let gone = Repair {
+        fence: 5,
+        epoch: 1,
+        strangers: vec![(Some(place), hash(1).to_string())],
+        ..Repair::default()
+    };
+    assert!(sides.region.repair(&gone).await.unwrap());
+    assert!(read().await.is_err(), "one is missing");
+    // A projector of before does not repair what it no longer leads.
+    let late = Repair { fence: 4, ..gone };
+    assert!(!sides.region.repair(&late).await.unwrap());
+}
+
+async fn check_meta(sides: Sides) {
+    let first = batch(0, 1, vec![]);
+    assert_eq!(sides.apply(&first).await, Verdict::Applied);
+    let digests = vec![7; 1_025 * 32];
+    let other = seal().meta(&batch_with(0, 9, vec![], |meta| meta.fence = 6).meta);
+    let replace = async |seen| sides.region.replace_meta(seen, &other, &digests).await;
+    assert!(!replace(&other).await.unwrap(), "another one is there");
+    assert!(replace(&first.signed_meta).await.unwrap());
+    let part = sides.region.read(1, 0..0, false).await.unwrap();
+    assert_eq!((part.meta, part.digests), (Some(other.clone()), digests.clone()));
+}
+
 async fn check_renewal(sides: Sides) {
-    let mut renewals = sides.region.renewals().await.unwrap();
+    let mut heard = sides.region.listen().await.unwrap();
     let control_plane = tokio::spawn(async move {
-        while let Some(Incoming { renewal, reply }) = renewals.next().await {
+        while let Some(heard) = heard.next().await {
+            let Heard::Renewal(Incoming { renewal, reply }) = heard else {
+                continue;
+            };
+            let renewal = seal().renewal(&renewal).unwrap();
             let answer = RenewalAnswer {
                 boot_id: renewal.boot_id,
                 counter: renewal.counter,
@@ -348,7 +444,7 @@ async fn check_renewal(sides: Sides) {
                 head: 42,
                 now_ms: 0,
             };
-            drop(reply.send(answer));
+            drop(reply.send(seal().answer(&answer)));
         }
     });
     let renewal = Renewal {
@@ -367,10 +463,12 @@ async fn check_renewal(sides: Sides) {
         uses_complete: true,
         goodbye: false,
     };
+    let renewal = seal().trust().renewal(&renewal);
     let answer = eventually("the renewal is answered", SOON, async || {
         Ok(sides.source.renew(&renewal).await?)
     })
     .await;
+    let answer = seal().trust().answer(&answer).unwrap();
     assert_eq!((answer.counter, answer.head), (1, 42));
     control_plane.abort();
 }

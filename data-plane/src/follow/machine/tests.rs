@@ -30,6 +30,10 @@ struct Proxy {
     now_ms: u64,
     /// The machine is told that no frame ever has a hole before it.
     is_blind: bool,
+    /// The table was found to differ from its digest.
+    mismatches: u32,
+    /// What the region said; somebody may say it again.
+    beats: Vec<Heartbeat>,
 }
 
 /// What may happen next.
@@ -41,6 +45,8 @@ enum Event {
     Frame(usize),
     /// A heartbeat of now arrives.
     Heartbeat,
+    /// A heartbeat of the past arrives: it was late, or recorded.
+    Replay(usize),
     /// The newest frame arrives without its changes.
     Hollow,
     /// Something that was asked for is answered.
@@ -128,7 +134,7 @@ impl Region {
             chain_hash: String::new(),
             as_of_ms: 0,
             count: 0,
-            root: Digest::EMPTY,
+            root: root(&self.fold(self.written)),
         })
     }
 
@@ -149,6 +155,14 @@ impl Region {
             .take(5)
             .collect()
     }
+}
+
+/// The digest of a table. Its form is not this test's business, only that it tells tables
+/// apart.
+fn root(fold: &Fold) -> Digest {
+    let names: Vec<String> = fold.keys().map(ToString::to_string).collect();
+    let revisions = fold.values().map(|&(_, rev)| revision(rev));
+    schemas::digest::of_policies(names.iter().map(String::as_str).zip(revisions))
 }
 
 fn merge(fold: &mut Fold, changes: &[Change]) {
@@ -172,6 +186,8 @@ impl Proxy {
             asked: Vec::new(),
             now_ms: 0,
             is_blind,
+            mismatches: 0,
+            beats: Vec::new(),
         };
         proxy.step(Input::Tick);
         proxy
@@ -181,6 +197,12 @@ impl Proxy {
         for action in self.machine.step(input, self.now_ms) {
             match action {
                 Action::Apply(changes) => merge(&mut self.table, &changes),
+                Action::Compare(expected) => {
+                    if root(&self.table) != expected {
+                        self.mismatches += 1;
+                        self.step(Input::Mismatch);
+                    }
+                }
                 Action::RenewNow | Action::Alarm(_) => {}
                 read => self.asked.push(read),
             }
@@ -192,6 +214,32 @@ impl Proxy {
             frame.from = 0;
         }
         self.step(Input::Notice(Notice::Frame(frame)));
+    }
+
+    fn beat(&mut self, region: &Region) {
+        let Some(meta) = region.meta() else { return };
+        let beat = Heartbeat {
+            as_of_ms: self.beats.len() as i64,
+            root: meta.root,
+            ..heartbeat(region.epoch, region.written)
+        };
+        self.beats.push(beat.clone());
+        self.step(Input::Notice(Notice::Heartbeat(beat)));
+    }
+
+    /// Makes the table what the region holds: its word is taken up to where it is, and only
+    /// what is off for good stays so.
+    fn load(&mut self, region: &Region, meta: &Meta) {
+        let fold = region.fold(region.written);
+        self.table.retain(|n, &mut (status, rev)| {
+            fold.contains_key(n) || status.is_absorbing() || rev > meta.position
+        });
+        for (n, entry) in fold {
+            let held = self.table.entry(n).or_insert(entry);
+            if held.1 <= region.written && !held.0.is_absorbing() {
+                *held = entry;
+            }
+        }
     }
 
     fn answer(&mut self, at: usize, region: &Region) {
@@ -216,13 +264,8 @@ impl Proxy {
                 let is_whole = region
                     .meta()
                     .is_some_and(|now| now.epoch == meta.epoch && now.position >= meta.position);
-                for (n, entry) in region.fold(region.written) {
-                    let held = self.table.entry(n).or_insert(entry);
-                    if entry.1 > held.1 && !held.0.is_absorbing() {
-                        *held = entry;
-                    }
-                }
                 if is_whole {
+                    self.load(region, &meta);
                     let through = region.written;
                     Input::Snapshot { meta, through }
                 } else {
@@ -251,7 +294,8 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => (1_u64..5, 0_u8..3).prop_map(|(secret, status)| Event::Write { secret, status }),
         6 => any::<usize>().prop_map(Event::Frame),
-        2 => Just(Event::Heartbeat),
+        3 => Just(Event::Heartbeat),
+        1 => any::<usize>().prop_map(Event::Replay),
         1 => Just(Event::Hollow),
         8 => any::<usize>().prop_map(Event::Answer),
         1 => any::<usize>().prop_map(Event::Fail),
@@ -278,8 +322,9 @@ fn run(events: &[Event], is_blind: bool) -> Result<(), String> {
                 let frame = region.frames[at % region.frames.len()].clone();
                 proxy.hear(frame);
             }
-            Event::Heartbeat => {
-                let beat = heartbeat(region.epoch, region.written);
+            Event::Heartbeat => proxy.beat(&region),
+            Event::Replay(at) if !proxy.beats.is_empty() => {
+                let beat = proxy.beats[at % proxy.beats.len()].clone();
                 proxy.step(Input::Notice(Notice::Heartbeat(beat)));
             }
             Event::Hollow => {
@@ -312,12 +357,26 @@ fn run(events: &[Event], is_blind: bool) -> Result<(), String> {
                 proxy.step(Input::Tick);
             }
             Event::Lost => proxy.step(Input::Notice(Notice::Lost)),
-            Event::Frame(_) => {}
+            Event::Frame(_) | Event::Replay(_) => {}
         }
         check(&region, &proxy, &mut last)?;
     }
 
-    // In the end the region is whole, and everything that is asked for is answered.
+    finish(&mut region, &mut proxy, |region, proxy| {
+        check(region, proxy, &mut last)
+    })?;
+    if proxy.mismatches > 0 {
+        return Err("a table that was right was taken for wrong".to_owned());
+    }
+    Ok(())
+}
+
+/// In the end the region is whole, and everything that is asked for is answered.
+fn finish(
+    region: &mut Region,
+    proxy: &mut Proxy,
+    mut check: impl FnMut(&Region, &Proxy) -> Result<(), String>,
+) -> Result<(), String> {
     region.is_wiped = false;
     region.written = region.head();
     proxy.step(Input::Answer(RenewalAnswer {
@@ -331,10 +390,11 @@ fn run(events: &[Event], is_blind: bool) -> Result<(), String> {
     for _ in 0..200 {
         proxy.now_ms += 100;
         proxy.step(Input::Tick);
+        proxy.beat(region);
         for _ in 0..4 {
-            proxy.answer(0, &region);
+            proxy.answer(0, region);
         }
-        check(&region, &proxy, &mut last)?;
+        check(region, proxy)?;
     }
     let place = proxy.machine.place();
     if place.position != region.head() || place.epoch != region.epoch {
@@ -392,6 +452,40 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Whatever became of the table, a heartbeat shows it and it is made right.
+    #[test]
+    fn a_table_that_went_wrong_is_found_and_made_right(
+        events in proptest::collection::vec(event(), 1..80),
+        secrets in proptest::collection::btree_map(1_u64..9, 0_u64..99, 0..6),
+    ) {
+        let mut region = Region::new();
+        for event in &events {
+            if let Event::Write { secret, status } = event {
+                region.write(*secret, STATUSES[usize::from(*status)]);
+            }
+        }
+        let mut proxy = Proxy::new(false);
+        finish(&mut region, &mut proxy, |_, _| Ok(())).map_err(TestCaseError::fail)?;
+        // A few entries are lost, made up, or of another revision.
+        let head = region.head();
+        let mut wrong = proxy.table.clone();
+        for (n, rev) in secrets {
+            if rev % 3 == 0 {
+                wrong.remove(&n);
+            } else {
+                wrong.insert(n, (SecretStatus::Active, rev % (head + 1)));
+            }
+        }
+        let differs = root(&wrong) != root(&proxy.table);
+        proxy.table = wrong;
+        finish(&mut region, &mut proxy, |_, _| Ok(())).map_err(TestCaseError::fail)?;
+        prop_assert_eq!(proxy.mismatches > 0, differs);
+    }
+}
+
 /// The property above would be worth nothing if a follower without gaps passed it.
 #[test]
 fn a_follower_that_does_not_see_holes_is_found_out() {
@@ -438,9 +532,13 @@ fn silence_is_stale_and_a_word_ends_it() {
     assert_eq!(machine.state(), FollowerState::Stale);
     assert_eq!(machine.miss(), Miss::AskRegion);
     let beat = Input::Notice(Notice::Heartbeat(heartbeat(1, 5)));
-    machine.step(beat, SILENCE_MS + 2);
+    machine.step(beat.clone(), SILENCE_MS + 2);
     assert_eq!(machine.state(), FollowerState::Follow);
     assert_eq!(machine.miss(), Miss::IsFinal);
+    // The same word again is none: anybody can repeat it.
+    machine.step(beat, 2 * SILENCE_MS);
+    machine.step(Input::Tick, 2 * SILENCE_MS + 3);
+    assert_eq!(machine.state(), FollowerState::Stale);
 }
 
 #[test]
