@@ -71,11 +71,7 @@ impl Plane {
     ///
     /// # Errors
     /// [`Error::Listen`].
-    pub async fn start(
-        config: Config,
-        store: Store,
-        regions: Vec<Led>,
-    ) -> Result<Self, Error> {
+    pub async fn start(config: Config, store: Store, regions: Vec<Led>) -> Result<Self, Error> {
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|source| Error::Listen {

@@ -232,9 +232,7 @@ impl Entry {
     pub fn seal(seal: &Seal, change: &Change) -> Result<Self, BadEntry> {
         let place = Place::of(change);
         let (text, absorbing) = match change {
-            Change::Secret { secret, .. } => {
-                (entry::encode(secret)?, secret.status.is_absorbing())
-            }
+            Change::Secret { secret, .. } => (entry::encode(secret)?, secret.status.is_absorbing()),
             Change::Policy { policy } => (entry::encode(policy)?, false),
         };
         Ok(Self {

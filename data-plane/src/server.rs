@@ -167,6 +167,7 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
     let clock = Arc::new(Clock::start());
     let follow = Arc::new(FollowCounters::default());
     let status = Arc::new(Status::default());
+    let table = Arc::new(KeyTable::new());
     let verifier = Verifier::new(
         config.trust.clone(),
         Arc::clone(&clock),
@@ -176,6 +177,7 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
         Arc::clone(&source),
         verifier.clone(),
         Arc::clone(&status),
+        Arc::clone(&table),
         Arc::clone(&follow),
         Duration::from_millis(config.bounds.lookup_ms),
     );
@@ -185,7 +187,7 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
             u64::try_from(clock.now().unix_ms).unwrap_or(0),
             random.random(),
         ),
-        table: Arc::new(KeyTable::new()),
+        table,
         cells: Arc::new(Cells::new()),
         status,
         failures: Failures::new(

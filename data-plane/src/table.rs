@@ -203,7 +203,9 @@ impl KeyTable {
         through: Revision,
     ) {
         let mut book = self.write();
-        let names = entries.iter().map(|(name, revision, _)| (name.clone(), *revision));
+        let names = entries
+            .iter()
+            .map(|(name, revision, _)| (name.clone(), *revision));
         self.digests().replace_policies(names, through);
         let mut present = HashSet::new();
         for (name, _, entry) in entries {

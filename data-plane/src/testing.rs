@@ -348,7 +348,8 @@ impl RegionSource for MemoryRegion {
         Ok(Part {
             meta: state.meta.as_ref().map(|it| seal().meta(it)),
             digests: state.digests.clone(),
-            policies: policies.then(|| all.map(|(name, it)| (name.clone(), it.0.clone())).collect()),
+            policies: policies
+                .then(|| all.map(|(name, it)| (name.clone(), it.0.clone())).collect()),
             buckets: buckets.map(bucket).collect(),
         })
     }

@@ -117,7 +117,11 @@ pub fn trust(config: &Config, region: &Region) -> Result<Trust, Error> {
         region: region.name.clone(),
         path: path.clone(),
     })?;
-    Ok(Trust::new(&region.name, keys, FleetSecret::from_bytes(&fleet)))
+    Ok(Trust::new(
+        &region.name,
+        keys,
+        FleetSecret::from_bytes(&fleet),
+    ))
 }
 
 fn read_or_make(

@@ -237,8 +237,7 @@ impl Tree {
         let first = bucket * CELLS_PER_BUCKET;
         self.buckets[bucket] = Digest::of(BUCKET, &self.cells[first..first + CELLS_PER_BUCKET]);
         let first = bucket / GROUP * GROUP;
-        self.groups[bucket / GROUP] =
-            Digest::of(GROUP_KIND, &self.buckets[first..first + GROUP]);
+        self.groups[bucket / GROUP] = Digest::of(GROUP_KIND, &self.buckets[first..first + GROUP]);
     }
 
     /// Says what the digest of the policies is now.
@@ -340,7 +339,10 @@ mod tests {
         let mut tree = tree(&[leaf(1, 1)]);
         tree.set_cell(cell_of(&leaf(1, 1).hash), &[]);
         assert_eq!(tree.root(), Digest::EMPTY);
-        assert_eq!(read_all(&[]), Some((vec![Digest::EMPTY; 1_024], Digest::EMPTY)));
+        assert_eq!(
+            read_all(&[]),
+            Some((vec![Digest::EMPTY; 1_024], Digest::EMPTY))
+        );
         assert_eq!(read_all(&[0; 33]), None);
         assert_eq!(read_all(&vec![0; 1_026 * DIGEST_BYTES]), None);
     }

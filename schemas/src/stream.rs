@@ -240,9 +240,11 @@ impl Digests {
             hash: it.key,
             revision: it.revision,
         });
-        let is_signed =
-            bucket < BUCKETS && digest::of_bucket(leaves.collect()) == self.buckets[usize::from(bucket)];
-        is_signed.then_some(entries).ok_or(Error::Unverified(Kind::Entry))
+        let is_signed = bucket < BUCKETS
+            && digest::of_bucket(leaves.collect()) == self.buckets[usize::from(bucket)];
+        is_signed
+            .then_some(entries)
+            .ok_or(Error::Unverified(Kind::Entry))
     }
 
     /// The policies, if they are those that were signed, in the order of their names.

@@ -140,12 +140,7 @@ impl Listener {
             || hearing.heartbeat_at.is_some_and(|at| at.elapsed() < HEARD)
     }
 
-    fn take_in(
-        &self,
-        heard: Heard,
-        hearing: &mut Hearing,
-        to_store: &mpsc::Sender<Renewed>,
-    ) {
+    fn take_in(&self, heard: Heard, hearing: &mut Hearing, to_store: &mpsc::Sender<Renewed>) {
         let Incoming { renewal, reply } = match heard {
             Heard::Renewal(incoming) => incoming,
             Heard::Heartbeat(heartbeat) => {
@@ -170,7 +165,8 @@ impl Listener {
                 proxy_id = renewal.proxy_id,
                 boot_id = %renewal.boot_id,
                 counter = renewal.counter,
-                "a renewal was left out that is older than one that was heard before: it was                  repeated, or the clock of the proxy's host went back"
+                "a renewal was left out that is older than one that was heard before: it was \
+                 repeated, or the clock of the proxy's host went back"
             );
             return;
         }

@@ -209,7 +209,10 @@ async fn entry_of(
         return Ok(None);
     };
     let rows = log::after(store, before, 1).await?;
-    let Some(row) = rows.first().filter(|it| it.recorded.position == revision.rev) else {
+    let Some(row) = rows
+        .first()
+        .filter(|it| it.recorded.position == revision.rev)
+    else {
         return Ok(None);
     };
     let history = log::of_stream(store, row.recorded.stream, before).await?;

@@ -70,7 +70,8 @@ impl Projector {
         tracing::error!(
             region,
             position,
-            "what the region says of itself is not signed with this control plane's key:              somebody else wrote it, or the key was changed; it is written anew"
+            "what the region says of itself is not signed with this control plane's key: \
+             somebody else wrote it, or the key was changed; it is written anew"
         );
         let meta = self.meta(term, position, chain_hash);
         let fields = self.led.seal.meta(&meta);

@@ -231,8 +231,8 @@ pub(super) struct Known {
 
 #[cfg(test)]
 mod tests {
-    use schemas::entry::{GlobalPolicy, Policy, PolicyEntry};
     use schemas::PlanLimits;
+    use schemas::entry::{GlobalPolicy, Policy, PolicyEntry};
 
     use super::*;
 

@@ -19,7 +19,7 @@ use schemas::CredentialHash;
 use schemas::digest::DIGEST_BYTES;
 use schemas::name::{FEED_POSITIONS, PROOF_HEADER, SIGNATURE_FIELD, bucket_of, redis_key, subject};
 use schemas::seal::Signed;
-use schemas::stream::{FRAME_BYTES_MAX, MetaFields, Part, Stored};
+use schemas::stream::{MetaFields, Part, Stored};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
 
@@ -174,7 +174,8 @@ impl Region for RedisNats {
         call.cmd("HGETALL").arg(redis_key::meta(&self.name));
         call.cmd("GET").arg(redis_key::digests(&self.name, epoch));
         if policies {
-            call.cmd("HGETALL").arg(redis_key::policies(&self.name, epoch));
+            call.cmd("HGETALL")
+                .arg(redis_key::policies(&self.name, epoch));
         }
         for bucket in buckets.clone() {
             call.cmd("HGETALL")
@@ -310,7 +311,6 @@ impl Region for RedisNats {
     }
 
     async fn publish_frame(&self, frame: &Signed) -> Result<(), Error> {
-        debug_assert!(frame.bytes.len() <= FRAME_BYTES_MAX);
         self.publish(subject::frames(&self.name), frame).await
     }
 
@@ -386,9 +386,7 @@ fn add_fields(call: &mut ScriptInvocation<'_>, fields: &MetaFields) {
 }
 
 /// What one command of a transaction answered. A key of another type holds nothing of ours.
-fn value_of<T: FromRedisValue + Default>(
-    answer: Option<RedisResult<Value>>,
-) -> Result<T, Error> {
+fn value_of<T: FromRedisValue + Default>(answer: Option<RedisResult<Value>>) -> Result<T, Error> {
     const OPERATION: &str = "read the table";
     match answer {
         Some(Ok(Value::Nil)) => Ok(T::default()),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::StreamExt;
+use futures_util::stream::{BoxStream, FuturesUnordered};
 use schemas::Position;
 use schemas::digest::Digest;
 use schemas::fleet::{FollowerState, RenewalAnswer};
@@ -271,22 +271,26 @@ impl Driver {
         let (source, table) = (Arc::clone(&self.source), Arc::clone(&self.table));
         let (verifier, counters) = (self.verifier.clone(), Arc::clone(&self.counters));
         Box::pin(async move {
-            Read::Input(match load::snapshot(&*source, &verifier, &table, &meta).await {
-                Ok(through) => {
-                    counters.snapshots.fetch_add(1, Ordering::Relaxed);
-                    Input::Snapshot { meta, through }
-                }
-                Err(err) => {
-                    tracing::warn!(error = %err, "could not read a snapshot of the region");
-                    Input::SnapshotFailed
-                }
-            })
+            Read::Input(
+                match load::snapshot(&*source, &verifier, &table, &meta).await {
+                    Ok(through) => {
+                        counters.snapshots.fetch_add(1, Ordering::Relaxed);
+                        Input::Snapshot { meta, through }
+                    }
+                    Err(err) => {
+                        tracing::warn!(error = %err, "could not read a snapshot of the region");
+                        Input::SnapshotFailed
+                    }
+                },
+            )
         })
     }
 }
 
 /// No read of the region may hang.
-pub(super) async fn within<T>(read: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+pub(super) async fn within<T>(
+    read: impl Future<Output = Result<T, SourceError>>,
+) -> Result<T, SourceError> {
     tokio::time::timeout(Duration::from_millis(READ_MS), read)
         .await
         .unwrap_or_else(|elapsed| Err(SourceError::unavailable("waiting for the region", elapsed)))

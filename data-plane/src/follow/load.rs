@@ -102,8 +102,8 @@ async fn read(
     let part = within(source.read(meta.epoch, buckets, policies)).await?;
     let digests = verifier.digests(&part).ok_or_else(differs)?;
     let now = &digests.meta;
-    let is_same = (now.lineage, now.generation, now.epoch)
-        == (meta.lineage, meta.generation, meta.epoch);
+    let is_same =
+        (now.lineage, now.generation, now.epoch) == (meta.lineage, meta.generation, meta.epoch);
     if is_same && now.position >= meta.position {
         Ok(Proved { digests, part })
     } else {

@@ -10,7 +10,7 @@
 //! things make up for it. Each entry carries a MAC, so nobody can make one. And an entry of a
 //! revision that the table has passed is not used: the table holds everything up to its own
 //! position, so what it does not hold although it is older is gone, and somebody put it
-//! back. What remains is an entry that is newer than the table and no longer the newest;
+//! back; so is what is older than what it holds. What remains is an entry that is newer than the table and no longer the newest;
 //! the change that ended it is then above this proxy's position too, and so is not
 //! confirmed. Policies merge with those of the table by revision, for the same reason.
 
@@ -30,6 +30,7 @@ use super::source::{ExactEntry, RegionSource};
 use super::status::Status;
 use super::trust::Verifier;
 use crate::metrics::FollowCounters;
+use crate::table::KeyTable;
 
 /// Look-ups that run at a time.
 const RUNNING_MAX: usize = 64;
@@ -73,6 +74,7 @@ pub struct Service {
     source: Arc<dyn RegionSource>,
     verifier: Verifier,
     status: Arc<Status>,
+    table: Arc<KeyTable>,
     counters: Arc<FollowCounters>,
     timeout: Duration,
     questions: mpsc::Receiver<(CredentialHash, oneshot::Sender<Answer>)>,
@@ -83,6 +85,7 @@ pub fn new(
     source: Arc<dyn RegionSource>,
     verifier: Verifier,
     status: Arc<Status>,
+    table: Arc<KeyTable>,
     counters: Arc<FollowCounters>,
     timeout: Duration,
 ) -> (Lookups, Service) {
@@ -91,6 +94,7 @@ pub fn new(
         source,
         verifier,
         status,
+        table,
         counters,
         timeout,
         questions,
@@ -160,11 +164,12 @@ impl Service {
     ) -> impl Future<Output = (CredentialHash, Answer)> + use<> {
         let (source, counters) = (Arc::clone(&self.source), Arc::clone(&self.counters));
         let (verifier, status) = (self.verifier.clone(), Arc::clone(&self.status));
+        let table = Arc::clone(&self.table);
         let timeout = self.timeout;
         async move {
             counters.lookups.fetch_add(1, Ordering::Relaxed);
             let answer = match tokio::time::timeout(timeout, source.lookup(&hash)).await {
-                Ok(Ok(Some(entry))) => judge(&verifier, &status, &hash, entry),
+                Ok(Ok(Some(entry))) => judge(&verifier, &status, &table, &hash, entry),
                 Ok(Ok(None)) => Answer::Unknown,
                 Ok(Err(_)) | Err(_) => Answer::Unavailable,
             };
@@ -181,6 +186,7 @@ impl Service {
 fn judge(
     verifier: &Verifier,
     status: &Status,
+    table: &KeyTable,
     hash: &CredentialHash,
     found: ExactEntry,
 ) -> Answer {
@@ -195,11 +201,17 @@ fn judge(
     let (Some(secret), Some(policies)) = (secret, policies) else {
         return Answer::Unavailable;
     };
-    let place = status.place();
     let revision = secret.revision;
-    if (revision.generation, revision.rev) <= (place.generation, place.position) {
-        // The table may have got there while the region was asked; the next request sees.
-        return Answer::Unavailable;
+    let is_current = match table.get(hash) {
+        Some(known) => revision >= known.revision,
+        None => {
+            let place = status.place();
+            (revision.generation, revision.rev) > (place.generation, place.position)
+        }
+    };
+    if is_current {
+        Answer::Found(Arc::new(Exact { secret, policies }))
+    } else {
+        Answer::Unavailable
     }
-    Answer::Found(Arc::new(Exact { secret, policies }))
 }

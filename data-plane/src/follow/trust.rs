@@ -96,7 +96,10 @@ impl Verifier {
     /// Counts something that is not used.
     pub(super) fn doubt(&self, err: &Error) {
         if let Error::Unverified(kind) = err {
-            self.0.counters.unverified(*kind).fetch_add(1, Ordering::Relaxed);
+            self.0
+                .counters
+                .unverified(*kind)
+                .fetch_add(1, Ordering::Relaxed);
         }
         let now_ms = self.0.clock.now().steady_ms + 1;
         let alarmed_ms = self.0.alarmed_ms.load(Ordering::Relaxed);

@@ -100,9 +100,10 @@ impl State {
 
     /// Puts back what differs; `false` where a later projector has written.
     pub(super) fn repair(&mut self, repair: &Repair) -> bool {
-        let is_ours = self.meta.as_ref().is_some_and(|held| {
-            held.meta.epoch == repair.epoch && held.meta.fence <= repair.fence
-        });
+        let is_ours = self
+            .meta
+            .as_ref()
+            .is_some_and(|held| held.meta.epoch == repair.epoch && held.meta.fence <= repair.fence);
         if !is_ours {
             return false;
         }

@@ -159,7 +159,9 @@ async fn a_batch_that_does_not_belong_here_changes_nothing() {
         ),
         (
             "it is of another lineage",
-            batch_with(3, 4, inactive(), |meta| meta.lineage = LineageId::from_parts(1, 8)),
+            batch_with(3, 4, inactive(), |meta| {
+                meta.lineage = LineageId::from_parts(1, 8)
+            }),
             refused("the region belongs to another lineage"),
         ),
         (
@@ -176,7 +178,9 @@ async fn a_batch_that_does_not_belong_here_changes_nothing() {
     for (case, batch, expected) in cases {
         let region = region().await;
         let read = async || {
-            let mut part = RegionSource::read(&region, 1, 0..BUCKETS, true).await.unwrap();
+            let mut part = RegionSource::read(&region, 1, 0..BUCKETS, true)
+                .await
+                .unwrap();
             part.policies.as_mut().unwrap().sort();
             part
         };
@@ -228,7 +232,9 @@ async fn a_proxy_reads_what_the_projector_wrote() {
         None
     );
 
-    let part = RegionSource::read(&region, 1, 0..BUCKETS, true).await.unwrap();
+    let part = RegionSource::read(&region, 1, 0..BUCKETS, true)
+        .await
+        .unwrap();
     assert_eq!(part.meta, Region::meta(&region).await.unwrap());
     let held: Vec<_> = part.buckets.iter().filter(|it| !it.1.is_empty()).collect();
     assert_eq!(
@@ -250,7 +256,9 @@ async fn a_proxy_reads_what_the_projector_wrote() {
             format!("workspace:{WORKSPACE}")
         ]
     );
-    let other = RegionSource::read(&region, 2, 0..BUCKETS, true).await.unwrap();
+    let other = RegionSource::read(&region, 2, 0..BUCKETS, true)
+        .await
+        .unwrap();
     assert_eq!(other.policies, Some(Vec::new()));
     assert!(other.buckets.iter().all(|it| it.1.is_empty()));
 }

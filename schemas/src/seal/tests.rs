@@ -61,7 +61,11 @@ fn what_was_signed_is_read_and_nothing_else() {
     assert_eq!(ours.trust().heartbeat(&good), Ok(heartbeat(7)));
 
     let altered = Signed {
-        bytes: good.bytes.iter().map(|it| if *it == b'7' { b'9' } else { *it }).collect(),
+        bytes: good
+            .bytes
+            .iter()
+            .map(|it| if *it == b'7' { b'9' } else { *it })
+            .collect(),
         ..good.clone()
     };
     let unsigned = Signed {
@@ -93,7 +97,11 @@ fn any_of_the_verify_keys_will_do() {
     for seal in [&old, &new] {
         assert!(both.heartbeat(&seal.heartbeat(&heartbeat(1))).is_ok());
     }
-    assert!(new.trust().heartbeat(&old.heartbeat(&heartbeat(1))).is_err());
+    assert!(
+        new.trust()
+            .heartbeat(&old.heartbeat(&heartbeat(1)))
+            .is_err()
+    );
 }
 
 #[test]
@@ -136,7 +144,13 @@ fn an_entry_is_good_in_its_own_place_only() {
     assert_eq!(read(seal("eu", 1, 2).trust(), "field", &stored), bad);
     let active = stored.replace("revoked", "active");
     assert_eq!(read(ours.trust(), "field", &active), bad);
-    for bad_text in [text, "", "{}", &stored[..stored.len() - 1], &format!("{stored} ")] {
+    for bad_text in [
+        text,
+        "",
+        "{}",
+        &stored[..stored.len() - 1],
+        &format!("{stored} "),
+    ] {
         assert_eq!(read(ours.trust(), "field", bad_text), bad, "{bad_text}");
     }
 }
@@ -173,5 +187,8 @@ fn a_frame_with_an_entry_that_cannot_be_read_comes_without_its_changes() {
 #[test]
 fn secrets_are_not_shown() {
     let shown = format!("{:?}", seal("eu", 0xab, 0xcd));
-    assert!(!shown.contains("abab") && !shown.contains("cdcd"), "{shown}");
+    assert!(
+        !shown.contains("abab") && !shown.contains("cdcd"),
+        "{shown}"
+    );
 }

@@ -86,7 +86,10 @@ on_both!(another_lineage_is_refused, check_lineage);
 on_both!(frames_and_heartbeats_arrive, check_notices);
 on_both!(a_renewal_is_answered, check_renewal);
 on_both!(what_is_read_is_proved, check_proof);
-on_both!(a_meta_that_is_not_ours_is_replaced_if_it_was_seen, check_meta);
+on_both!(
+    a_meta_that_is_not_ours_is_replaced_if_it_was_seen,
+    check_meta
+);
 
 fn workspace() -> WorkspaceId {
     WorkspaceId::from_u128(3)
@@ -425,7 +428,10 @@ async fn check_meta(sides: Sides) {
     assert!(!replace(&other).await.unwrap(), "another one is there");
     assert!(replace(&first.signed_meta).await.unwrap());
     let part = sides.region.read(1, 0..0, false).await.unwrap();
-    assert_eq!((part.meta, part.digests), (Some(other.clone()), digests.clone()));
+    assert_eq!(
+        (part.meta, part.digests),
+        (Some(other.clone()), digests.clone())
+    );
 }
 
 async fn check_renewal(sides: Sides) {
