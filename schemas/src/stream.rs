@@ -8,6 +8,7 @@
 //! ([`digest`](crate::digest)).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
@@ -274,7 +275,79 @@ pub fn open<K: FromStr>(trust: &Trust, field: String, stored: Vec<u8>) -> Option
     let bytes = trust.entry(&field, stored).ok()?;
     Some(Verified {
         key: field.parse().ok()?,
-        revision: serde_json::from_slice(&bytes).ok()?,
+        revision: revision_of(&bytes)?,
         bytes,
     })
+}
+
+/// The revision that an encoded entry says. Our encoder writes it first, where it is found
+/// without reading all of the entry once more; anything else is read as JSON.
+fn revision_of(bytes: &[u8]) -> Option<Revision> {
+    fn number<'a>(bytes: &'a [u8], name: &str) -> Option<(u64, &'a [u8])> {
+        let rest = bytes.strip_prefix(name.as_bytes())?;
+        let end = rest.iter().position(|it| !it.is_ascii_digit())?;
+        let number = std::str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
+        Some((number, rest[end..].strip_prefix(b",")?))
+    }
+    let at_the_start = || {
+        let (_, rest) = number(bytes, "{\"min_reader\":")?;
+        let (generation, rest) = number(rest, "\"generation\":")?;
+        let (rev, _) = number(rest, "\"rev\":")?;
+        let generation = u32::try_from(generation).ok()?;
+        Some(Revision { generation, rev })
+    };
+    at_the_start().or_else(|| serde_json::from_slice(bytes).ok())
+}
+
+/// Buckets, in order, as ranges to be read: neighbours together, at most so many.
+pub fn neighbours(buckets: &[u16], at_once: u16) -> Vec<Range<u16>> {
+    let mut ranges: Vec<Range<u16>> = Vec::new();
+    for &bucket in buckets {
+        match ranges.last_mut() {
+            Some(last) if last.end == bucket && last.len() < usize::from(at_once) => {
+                last.end += 1;
+            }
+            _ => ranges.push(bucket..bucket + 1),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_revision_is_found_wherever_it_stands() {
+        let revision = Some(Revision {
+            generation: 2,
+            rev: 77,
+        });
+        for (text, expected) in [
+            (
+                r#"{"min_reader":1,"generation":2,"rev":77,"x":1}"#,
+                revision,
+            ),
+            (r#"{"min_reader":1,"rev":77,"generation":2}"#, revision),
+            (r#"{"x":{"rev":1},"generation":2,"rev":77}"#, revision),
+            (r#"{"min_reader":1,"generation":2,"rev":77}"#, revision),
+            (r#"{"min_reader":1,"generation":2}"#, None),
+            (
+                r#"{"min_reader":1,"generation":9999999999,"rev":77,"x":1}"#,
+                None,
+            ),
+            ("", None),
+        ] {
+            assert_eq!(revision_of(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn neighbours_are_read_together() {
+        assert!(neighbours(&[], 4).is_empty());
+        assert_eq!(neighbours(&[0, 1, 2, 5, 6], 2), [0..2, 2..3, 5..7]);
+        let all: Vec<u16> = (0..BUCKETS).collect();
+        assert_eq!(neighbours(&all, 64).len(), 16);
+        assert_eq!(neighbours(&all, 64)[15], 960..1_024);
+    }
 }

@@ -11,7 +11,7 @@ use schemas::digest::{self, Digest, Leaf, Tree};
 use schemas::entry::{Change, Revision};
 use schemas::name::{BUCKETS, CELLS, CELLS_PER_BUCKET};
 use schemas::seal::Seal;
-use schemas::stream::Meta;
+use schemas::stream::{Digests, Meta, Part, neighbours};
 use schemas::{CredentialHash, Position};
 
 use crate::region::{self, POLICIES_DIGEST, Place, Region};
@@ -54,26 +54,27 @@ impl Truth {
         meta: &Meta,
     ) -> Result<Option<Self>, region::Error> {
         let mut truth = Self::new();
-        let step = meta.buckets_at_once();
-        for first in (0..BUCKETS).step_by(usize::from(step)) {
-            let buckets = first..BUCKETS.min(first + step);
-            let part = region.read(meta.epoch, buckets, first == 0).await?;
-            let Ok(Some(signed)) = part.digests(seal.trust()) else {
-                return Ok(None);
-            };
-            if signed.meta != *meta || !truth.take_part(seal, &signed, part) {
+        let first = region.read(meta.epoch, 0..0, true).await?;
+        let Ok(Some(signed)) = first.digests(seal.trust()) else {
+            return Ok(None);
+        };
+        if signed.meta != *meta || !truth.take_part(seal, &signed, first) {
+            return Ok(None);
+        }
+        let filled: Vec<u16> = (0..BUCKETS)
+            .filter(|it| signed.buckets[usize::from(*it)] != Digest::EMPTY)
+            .collect();
+        for buckets in neighbours(&filled, meta.buckets_at_once()) {
+            let part = region.read(meta.epoch, buckets, false).await?;
+            // Nobody else writes what we sign, so these are the digests of before.
+            if part.meta.is_none() || !truth.take_part(seal, &signed, part) {
                 return Ok(None);
             }
         }
         Ok((truth.root() == meta.root).then_some(truth))
     }
 
-    fn take_part(
-        &mut self,
-        seal: &Seal,
-        signed: &schemas::stream::Digests,
-        part: schemas::stream::Part,
-    ) -> bool {
+    fn take_part(&mut self, seal: &Seal, signed: &Digests, part: Part) -> bool {
         if let Some(stored) = part.policies {
             let Ok(policies) = signed.open_policies(seal.trust(), stored) else {
                 return false;

@@ -14,7 +14,7 @@ use schemas::Position;
 use schemas::entry::{Revision, decode_policy, decode_secret};
 use schemas::name::BUCKETS;
 use schemas::seal::{Error, Kind};
-use schemas::stream::{Digests, Meta, Part};
+use schemas::stream::{Digests, Meta, Part, neighbours};
 
 use super::driver::within;
 use super::source::{RegionSource, SourceError};
@@ -52,7 +52,7 @@ pub(super) async fn snapshot(
     }
 
     let differing = differing(table, &first.digests);
-    let mut reads = stream::iter(ranges(&differing, meta.buckets_at_once()))
+    let mut reads = stream::iter(neighbours(&differing, meta.buckets_at_once()))
         .map(|buckets| read(source, verifier, meta, buckets, false))
         .buffer_unordered(READS_AT_ONCE);
     while let Some(proved) = reads.next().await {
@@ -140,36 +140,8 @@ fn differing(table: &KeyTable, digests: &Digests) -> Vec<u16> {
         .collect()
 }
 
-/// Neighbours are read together, at most so many.
-fn ranges(buckets: &[u16], at_once: u16) -> Vec<Range<u16>> {
-    let mut ranges: Vec<Range<u16>> = Vec::new();
-    for &bucket in buckets {
-        match ranges.last_mut() {
-            Some(last) if last.end == bucket && last.len() < usize::from(at_once) => {
-                last.end += 1;
-            }
-            _ => ranges.push(bucket..bucket + 1),
-        }
-    }
-    ranges
-}
-
 const DOING: &str = "reading a snapshot";
 
 fn differs() -> SourceError {
     SourceError::malformed(DOING, "what it holds is not what its control plane signed")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn neighbours_are_read_together() {
-        assert!(ranges(&[], 4).is_empty());
-        assert_eq!(ranges(&[0, 1, 2, 5, 6], 2), [0..2, 2..3, 5..7]);
-        let all: Vec<u16> = (0..BUCKETS).collect();
-        assert_eq!(ranges(&all, 64).len(), 16);
-        assert_eq!(ranges(&all, 64)[15], 960..1_024);
-    }
 }

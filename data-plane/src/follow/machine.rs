@@ -18,7 +18,7 @@
 //!
 //! Everything that comes in here was signed ([`trust`](super::trust)), but it may be old: a
 //! recorded message says nothing that would be believed twice. Positions only count upwards,
-//! and a heartbeat is a word only if it was made after every earlier one.
+//! and a message is a word only if it tells of a position or a time beyond every earlier one.
 //!
 //! **Anti-entropy.** A heartbeat carries the digest of the region's table at its position. A
 //! table that is at exactly this place is compared with it, and one that differs is
@@ -151,8 +151,8 @@ pub struct Machine {
     resync_due: bool,
     /// The region is behind this table, or of another history.
     behind: bool,
-    /// When the newest heartbeat was made, by the clock of who made it.
-    beat_as_of_ms: i64,
+    /// When the newest message was made, by the clock of who made it.
+    newest_as_of_ms: i64,
     compare_due_ms: u64,
     /// The time of the step being taken.
     now_ms: u64,
@@ -179,7 +179,7 @@ impl Machine {
             reading_snapshot: false,
             resync_due: false,
             behind: false,
-            beat_as_of_ms: i64::MIN,
+            newest_as_of_ms: i64::MIN,
             compare_due_ms: 0,
             now_ms: 0,
         }
@@ -265,8 +265,7 @@ impl Machine {
         if !self.is_of_this_region(frame.lineage, frame.generation, actions) {
             return;
         }
-        self.word_ms = self.now_ms;
-        self.hear(frame.generation, frame.to);
+        self.is_news(frame.as_of_ms, frame.generation, frame.to);
         if !self.loaded || frame.to <= self.place.position {
             return;
         }
@@ -288,13 +287,10 @@ impl Machine {
         if !self.is_of_this_region(beat.lineage, beat.generation, actions) {
             return;
         }
-        self.hear(beat.generation, beat.to);
-        if beat.as_of_ms <= self.beat_as_of_ms {
+        if !self.is_news(beat.as_of_ms, beat.generation, beat.to) {
             // It is late, or somebody recorded it and sends it again.
             return;
         }
-        self.beat_as_of_ms = beat.as_of_ms;
-        self.word_ms = self.now_ms;
         if !self.loaded {
             return;
         }
@@ -466,6 +462,18 @@ impl Machine {
         if is_here && self.now_ms >= self.compare_due_ms {
             actions.push(Action::Compare(root));
         }
+    }
+
+    /// Whether a message says anything that was not known: then it is a word of the region.
+    fn is_news(&mut self, as_of_ms: i64, generation: u32, to: Position) -> bool {
+        let before = (self.heard, self.newest_as_of_ms);
+        self.hear(generation, to);
+        self.newest_as_of_ms = self.newest_as_of_ms.max(as_of_ms);
+        let is_news = (self.heard, self.newest_as_of_ms) != before;
+        if is_news {
+            self.word_ms = self.now_ms;
+        }
+        is_news
     }
 
     fn hear(&mut self, generation: u32, position: Position) {
