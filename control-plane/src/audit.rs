@@ -36,7 +36,8 @@ pub async fn verify(store: &Store) -> Result<Report, Error> {
     loop {
         let rows = sqlx::query(
             "SELECT position, lineage, generation, stream, stream_version, id, type, \
-             schema_version, workspace_id, at_ms, canonical, leaf_hash, chain_hash FROM events \
+             schema_version, workspace_id, at_ms, canonical, leaf_hash, chain_hash, actor_id, \
+             object_id FROM events \
              WHERE position > $1 ORDER BY position LIMIT $2",
         )
         .bind(to_i64(checked))
@@ -125,6 +126,8 @@ fn check_row(
             "workspace_id",
             recorded.workspace_id.map(|id| id.to_string()),
         ),
+        ("actor_id", Some(recorded.actor.id.clone())),
+        ("object_id", Some(recorded.object_id())),
     ];
     for (name, value) in texts {
         if row.try_get::<Option<String>, _>(name).ok() != Some(value) {

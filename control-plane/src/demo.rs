@@ -96,8 +96,11 @@ pub async fn prepare(
         name: KEY_NAME.to_owned(),
         category: None,
         environment: Environment::Test,
+        team_id: None,
+        owner: None,
         expires_at: None,
         limits: Limits::default(),
+        access: Default::default(),
         metadata: Default::default(),
         replaces: None,
         rotation_due_at: None,
@@ -134,7 +137,7 @@ async fn owner(
             control_token,
             workspace_id,
             ..
-        } = bootstrap(execute, EMAIL, "Demo").await?;
+        } = bootstrap(store, execute, EMAIL, "Demo", "").await?;
         return Ok((control_token, workspace_id));
     }
     let Some((account_id, workspace_id)) = demo_owner(store).await? else {
@@ -145,6 +148,7 @@ async fn owner(
         id: fresh::id(schemas::ControlTokenId::from_parts),
         hash: token::hash(&text),
         account_id,
+        service_account_id: None,
         workspace_id,
         name: "demo".to_owned(),
         scopes: None,
@@ -204,9 +208,11 @@ async fn target(
                 bodies: Bodies::default(),
                 allow_set_cookie: false,
                 allow_private: false,
+                groups: Vec::new(),
+                credential: None,
                 rules: TargetRules {
-                    allow_private_upstreams: false,
                     is_demo: true,
+                    ..TargetRules::default()
                 },
             })),
         ),
@@ -279,6 +285,8 @@ async fn run(
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
+            departures: Vec::new(),
+            erases: None,
         })
         .await
 }

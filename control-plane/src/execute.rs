@@ -5,6 +5,7 @@
 //! seeing the ones before it; one that is refused drops out alone. A handler only waits
 //! for the answer, so a client that goes away cannot leave half a change behind.
 
+mod departure;
 mod idempotency;
 mod rules;
 
@@ -15,16 +16,18 @@ use events::codec::{self, Hash};
 use events::{Aggregate, Command, Event, Recorded, Refusal, SecretLook, Stream};
 use schemas::api::Actor;
 use schemas::entry::{self, BadEntry};
-use schemas::{EventId, Position, Timestamp, WorkspaceId};
+use schemas::{AccountId, EventId, Position, Timestamp, WorkspaceId};
 use sqlx::{AnyConnection, Executor};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::account::erase;
 use crate::chain::Chain;
 use crate::store::log::{self, Head};
 use crate::store::{self, Backend, Store, failed};
 use crate::{fresh, view};
 
+pub use departure::{Departure, Keys};
 pub use idempotency::{Idempotency, answered_before};
 pub(crate) use idempotency::{
     find as find_remembered, forget_old as forget_old_answers, insert as remember_answer,
@@ -61,6 +64,10 @@ pub struct Request {
     pub idempotency: Option<Idempotency>,
     /// Rows beside the log that must appear together with the events.
     pub rows: Vec<SideRow>,
+    /// Members who stop or go with the steps, and what follows from that.
+    pub departures: Vec<Departure>,
+    /// The account whose rows go with it; all its memberships end in the same request.
+    pub erases: Option<AccountId>,
 }
 
 /// A command and the workspace that its events belong to.
@@ -75,15 +82,16 @@ pub struct Step {
 /// A row that is not in the log but belongs to a change.
 #[derive(Debug, Clone)]
 pub enum SideRow {
-    /// A verified account.
-    Account {
-        /// Its id.
-        id: schemas::AccountId,
-        /// Where it is reached; kept out of the log.
-        email: String,
-    },
+    /// The verified account of a first owner; one that has the address is taken over.
+    Owner(crate::account::NewAccount),
+    /// A one-time link.
+    Link(crate::account::link::NewLink),
     /// A control token.
     Token(crate::token::NewToken),
+    /// Where an invitation goes, and its link; a link that it had before is dead.
+    Invitation(crate::invitation::NewLink),
+    /// The link of an invitation that was used or taken back.
+    NoInvitation(schemas::InvitationId),
 }
 
 /// What came of a request.
@@ -91,7 +99,8 @@ pub enum SideRow {
 pub struct Outcome {
     /// The first step's aggregate afterwards.
     pub aggregate: Aggregate,
-    /// Where the aggregate last changed: now, or earlier where nothing had to change.
+    /// Where the last of the changes is, or where the aggregate last changed if nothing had
+    /// to change.
     pub position: Position,
     /// When it was decided.
     pub at: Timestamp,
@@ -389,50 +398,66 @@ impl Batch {
             return Ok(first);
         }
         let now = fresh::now();
+        if let Some(expected) = &request.expected_versions
+            && let Some(step) = request.steps.first()
+            && let Ok(Some(first)) = self.load(connection, step.command.stream()).await
+            && !expected.contains(&first.version())
+        {
+            let actual = first.version();
+            return Ok(Err(Refusal::VersionMismatch { actual }.into()));
+        }
         // All steps are decided before any is written, so that a refusal undoes nothing.
         let mut decided = Vec::with_capacity(request.steps.len());
-        for (number, step) in request.steps.iter().enumerate() {
-            let stream = step.command.stream();
-            let aggregate = match self.load(connection, stream).await {
-                // One view that cannot be read must not take the whole batch with it.
-                Err(error @ store::Error::Corrupt { .. }) => {
-                    return Ok(Err(Error::Unavailable(Some(error))));
-                }
-                loaded => loaded?,
-            };
-            if number == 0
-                && let Some(expected) = &request.expected_versions
-                && let Some(actual) = aggregate.as_ref().map(Aggregate::version)
-                && !expected.contains(&actual)
+        for step in &request.steps {
+            match self
+                .decide(connection, look, step.clone(), &decided, now)
+                .await?
             {
-                return Ok(Err(Refusal::VersionMismatch { actual }.into()));
+                Ok(step) => decided.push(step),
+                Err(error) => return Ok(Err(error)),
             }
-            let events = match events::decide(aggregate.as_ref(), &step.command, now, look) {
-                Ok(events) => events,
+        }
+        let asked = decided.len();
+        for departure in &request.departures {
+            let steps = match departure.steps(connection).await? {
+                Ok(steps) => steps,
                 Err(refusal) => return Ok(Err(refusal.into())),
             };
-            if let Err(refusal) = rules::check(
-                connection,
-                stream,
-                step.workspace_id,
-                &events,
-                aggregate.as_ref(),
-            )
-            .await?
-            {
-                return Ok(Err(refusal.into()));
+            for step in steps {
+                match self.decide(connection, look, step, &decided, now).await? {
+                    Ok(step) => decided.push(step),
+                    Err(error) => return Ok(Err(error)),
+                }
             }
-            decided.push((step, stream, aggregate, events));
+        }
+
+        if let Some(account_id) = request.erases {
+            let leaves = request.departures.iter().map(|it| it.workspace_id);
+            // Somebody who joined a workspace a moment ago would leave a member behind who
+            // is nobody.
+            if !erase::is_only_in(connection, account_id, leaves).await? {
+                return Ok(Err(Error::Unavailable(None)));
+            }
         }
 
         let mut rows = Vec::new();
         let mut place = self.head.clone();
         let mut afterwards = Vec::new();
-        for (step, stream, aggregate, events) in decided {
-            let mut aggregate = aggregate;
-            for event in events {
-                let row = match next_row(&mut place, request, step, stream, &aggregate, event, now)
-                {
+        for (number, it) in decided.into_iter().enumerate() {
+            let stream = it.step.command.stream();
+            let mut aggregate = it.aggregate;
+            // What follows from a departure follows from its first event.
+            let cause = rows.first().filter(|_| number >= asked);
+            let causation_id = cause.map(|row: &log::Row| row.recorded.id);
+            for event in it.events {
+                let unplaced = Unplaced {
+                    request,
+                    step: &it.step,
+                    aggregate: aggregate.as_ref(),
+                    causation_id,
+                    at: now,
+                };
+                let row = match next_row(&mut place, &unplaced, event) {
                     Ok(row) => row,
                     Err(error) => return Ok(Err(Error::TooLarge(error))),
                 };
@@ -464,11 +489,15 @@ impl Batch {
         for row in &request.rows {
             insert_side_row(connection, row, now).await?;
         }
+        if let Some(account_id) = request.erases {
+            erase::remove_rows(connection, account_id).await?;
+        }
         let Some((stream, Some(aggregate))) = afterwards.into_iter().next() else {
             return Ok(Err(Refusal::NotFound("resource").into()));
         };
+        let last = rows.last().map(|row| row.recorded.position);
         let outcome = Outcome {
-            position: aggregate.position(),
+            position: last.unwrap_or_else(|| aggregate.position()),
             aggregate,
             at: now,
             replayed: false,
@@ -477,6 +506,43 @@ impl Batch {
             idempotency::remember(connection, repeated, stream, &outcome).await?;
         }
         Ok(Ok(outcome))
+    }
+
+    /// Decides one step, on what the log holds and on the steps before it.
+    async fn decide(
+        &mut self,
+        connection: &mut AnyConnection,
+        look: &SecretLook,
+        step: Step,
+        earlier: &[Decided],
+        now: Timestamp,
+    ) -> Result<Result<Decided, Error>, store::Error> {
+        let aggregate = match self.load(connection, step.command.stream()).await {
+            // One view that cannot be read must not take the whole batch with it.
+            Err(error @ store::Error::Corrupt { .. }) => {
+                return Ok(Err(Error::Unavailable(Some(error))));
+            }
+            loaded => loaded?,
+        };
+        let events = match events::decide(aggregate.as_ref(), &step.command, now, look) {
+            Ok(events) => events,
+            Err(refusal) => return Ok(Err(refusal.into())),
+        };
+        let earlier: Vec<&Event> = earlier.iter().flat_map(|it| &it.events).collect();
+        let judged = rules::Decided {
+            command: &step.command,
+            workspace_id: step.workspace_id,
+            aggregate: aggregate.as_ref(),
+            events: &events,
+            earlier: &earlier,
+            now,
+        };
+        let verdict = rules::check(connection, &judged).await?;
+        Ok(verdict.map_err(Error::from).map(|()| Decided {
+            step,
+            aggregate,
+            events,
+        }))
     }
 
     async fn load(
@@ -506,28 +572,41 @@ fn check_entries(
         .try_for_each(entry::check)
 }
 
+/// A step, the aggregate it found, and what follows.
+struct Decided {
+    step: Step,
+    aggregate: Option<Aggregate>,
+    events: Vec<Event>,
+}
+
+/// What an event has around it before it has a place.
+struct Unplaced<'a> {
+    request: &'a Request,
+    step: &'a Step,
+    /// The aggregate before the event.
+    aggregate: Option<&'a Aggregate>,
+    causation_id: Option<EventId>,
+    at: Timestamp,
+}
+
 /// Gives an event the next place in the log.
 fn next_row(
     place: &mut Head,
-    request: &Request,
-    step: &Step,
-    stream: Stream,
-    aggregate: &Option<Aggregate>,
+    unplaced: &Unplaced<'_>,
     event: Event,
-    at: Timestamp,
 ) -> Result<log::Row, codec::Error> {
     let recorded = Recorded {
         position: place.position + 1,
         lineage: place.lineage,
         generation: place.generation,
-        stream,
-        stream_version: aggregate.as_ref().map_or(0, Aggregate::version) + 1,
+        stream: unplaced.step.command.stream(),
+        stream_version: unplaced.aggregate.map_or(0, Aggregate::version) + 1,
         id: fresh::id(EventId::from_parts),
-        at,
-        workspace_id: step.workspace_id,
-        actor: request.actor.clone(),
-        request_id: request.request_id.clone(),
-        causation_id: None,
+        at: unplaced.at,
+        workspace_id: unplaced.step.workspace_id,
+        actor: unplaced.request.actor.clone(),
+        request_id: unplaced.request.request_id.clone(),
+        causation_id: unplaced.causation_id,
         event,
     };
     let canonical = codec::encode(&recorded)?;
@@ -551,17 +630,10 @@ async fn insert_side_row(
     now: Timestamp,
 ) -> Result<(), store::Error> {
     match row {
-        SideRow::Account { id, email } => sqlx::query(
-            "INSERT INTO accounts (id, email, email_verified, created_at_ms) \
-             VALUES ($1, $2, 1, $3)",
-        )
-        .bind(id.to_string())
-        .bind(email.clone())
-        .bind(now.unix_ms())
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(failed("write an account")),
+        SideRow::Owner(account) => crate::account::make_owner(connection, account, now).await,
+        SideRow::Link(link) => crate::account::link::insert(connection, link, now).await,
         SideRow::Token(token) => crate::token::insert(connection, token, now).await,
+        SideRow::Invitation(link) => crate::invitation::put(connection, link, now).await,
+        SideRow::NoInvitation(id) => crate::invitation::remove(connection, *id).await,
     }
 }

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use events::event::SecretMade;
 use schemas::{Credential, Environment, SecretId, Timestamp};
+use sha2::{Digest as _, Sha256};
 
 /// The time now.
 pub fn now() -> Timestamp {
@@ -16,6 +17,24 @@ pub fn now() -> Timestamp {
 /// A new id of any kind: `fresh::id(KeyId::from_parts)`.
 pub fn id<T>(from_parts: impl FnOnce(u64, u128) -> T) -> T {
     from_parts(now().unix_ms().unsigned_abs(), rand::random())
+}
+
+/// A new secret text for whoever may show it: the prefix and 43 base62 characters, 256 bits.
+pub fn token(prefix: &str) -> String {
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut text = String::from(prefix);
+    while text.len() < prefix.len() + 43 {
+        let byte: u8 = rand::random();
+        if byte < 248 {
+            text.push(char::from(DIGITS[usize::from(byte % 62)]));
+        }
+    }
+    text
+}
+
+/// What is stored of such a text: with 256 bits of randomness it needs no salt.
+pub fn token_hash(text: &str) -> String {
+    hex::encode(Sha256::digest(text))
 }
 
 /// A new key string, and what the log may know of it.

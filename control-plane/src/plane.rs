@@ -1,9 +1,14 @@
 //! A whole control plane: the append task, a projector and a listener per region, and the
 //! API, built in one place.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use events::command::OwnPlaces;
+use schemas::api::SignUp;
 use schemas::{BootId, Position};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -11,11 +16,16 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::account::password::{Busy, Hasher};
+use crate::account::{self, Accounts};
+use crate::attempts::Attempts;
 use crate::chain::Chain;
 use crate::execute::{self, Execute, NOTIFY_CHANNEL, raise};
 use crate::fleet::{Fleet, Listener};
 use crate::fresh;
 use crate::http::{self, App};
+use crate::mail::{self, Outbox, Sender, Transport};
+use crate::oidc::{self, Providers};
 use crate::projector::{self, Projector};
 use crate::region::Led;
 use crate::store::{Backend, Store, log};
@@ -33,8 +43,40 @@ const RELEASE_WAIT: Duration = Duration::from_secs(1);
 pub struct Config {
     /// Where the API listens; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// `[control] public_url`, where links in mails lead; `None` is `http://` and the
+    /// address that is really listened on.
+    pub public_url: Option<String>,
+    /// `[accounts] sign_up`, until the instance says otherwise.
+    pub sign_up: SignUp,
+    /// `[mail]`.
+    pub mail: Mail,
+    /// `[[oidc]]`.
+    pub oidc: Vec<oidc::Settings>,
     /// `[security] allow_private_upstreams`.
     pub allow_private_upstreams: bool,
+    /// Where the installation itself is reached.
+    pub own_places: OwnPlaces,
+}
+
+/// How mail leaves.
+#[derive(Clone)]
+pub struct Mail {
+    /// `[mail] smtp_url`, which may hold a password; without it mail is written to files.
+    pub smtp_url: Option<String>,
+    /// `[mail] from`.
+    pub from: String,
+    /// Where mail is written to, one file each, without an SMTP server.
+    pub directory: PathBuf,
+}
+
+impl fmt::Debug for Mail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mail")
+            .field("smtp_url", &self.smtp_url.as_ref().map(|_| "…"))
+            .field("from", &self.from)
+            .field("directory", &self.directory)
+            .finish()
+    }
 }
 
 /// Why a control plane does not start.
@@ -51,6 +93,15 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// Mail cannot be sent as configured.
+    #[error(transparent)]
+    Mail(#[from] mail::OpenError),
+    /// Providers cannot be asked.
+    #[error(transparent)]
+    Oidc(#[from] oidc::OpenError),
+    /// Passwords cannot be hashed: there is no randomness.
+    #[error("passwords cannot be hashed here")]
+    Passwords(#[from] Busy),
 }
 
 /// A running control plane.
@@ -85,7 +136,32 @@ impl Plane {
         let (head, head_seen) = watch::channel(0);
         let execute = Execute::start(store.clone(), head.clone());
         let fleet = Fleet::new(regions.iter().map(|it| it.region.name()));
-        let app = App::new(&config, store.clone(), execute.clone(), fleet.clone());
+        let transport = match &config.mail.smtp_url {
+            Some(url) => Transport::smtp(url, &config.mail.from)?,
+            None => Transport::files(config.mail.directory.clone(), &config.mail.from)?,
+        };
+        let public_url = config.public_url.clone();
+        let public_url = public_url.unwrap_or_else(|| format!("http://{address}"));
+        let attempts = Arc::new(Attempts::default());
+        let outbox = Outbox::new(attempts.clone());
+        let accounts = Accounts {
+            store: store.clone(),
+            hasher: Hasher::new()?,
+            attempts,
+            outbox: outbox.clone(),
+            sign_up: config.sign_up,
+        };
+        let sender = Sender::new(store.clone(), outbox, transport, public_url.clone());
+        let app = App::new(
+            &config,
+            store.clone(),
+            execute.clone(),
+            fleet.clone(),
+            accounts,
+            Providers::new(config.oidc.clone(), &public_url)?,
+            public_url,
+            head_seen.clone(),
+        );
         let stop = CancellationToken::new();
         let boot_id = fresh::id(BootId::from_parts);
 
@@ -108,6 +184,7 @@ impl Plane {
             );
             tasks.spawn(once(migrated.clone(), listener.run()));
         }
+        tasks.spawn(once(migrated.clone(), sender.run()));
         tasks.spawn(poll_head(store.clone(), head.clone(), migrated));
         if store.backend() == Backend::Postgres {
             tasks.spawn(hear_others(store, head));
@@ -174,6 +251,9 @@ async fn poll_head(store: Store, head: watch::Sender<Position>, migrated: Cancel
             tidy_at = Instant::now() + TIDY_EVERY;
             if let Err(error) = execute::forget_old_answers(&store).await {
                 tracing::warn!(error = %Chain(&error), "old idempotency keys were not forgotten");
+            }
+            if let Err(error) = account::sweep(&store).await {
+                tracing::warn!(error = %Chain(&error), "what has ended was not removed");
             }
         }
         if let Ok(seen) = log::head(&store).await {

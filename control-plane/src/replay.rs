@@ -1,11 +1,14 @@
 //! The past, folded from the log alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use events::self_service::{self, Asked};
 use events::{Aggregate, Stream};
-use schemas::{KeyId, Position, Timestamp, WorkspaceId, api};
+use schemas::api::SelfServiceRule;
+use schemas::entry::Owner;
+use schemas::{KeyId, Position, TeamId, Timestamp, WorkspaceId, api};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::store::{Backend, Error, Store, log};
 use crate::view;
@@ -46,11 +49,11 @@ pub struct State {
     /// The keys, in the order they were made.
     pub keys: Vec<Value>,
     /// The members.
-    pub members: Vec<Value>,
+    pub members: Vec<api::Member>,
     /// The targets, in the order they were made.
     pub targets: Vec<api::Target>,
-    /// The teams; there are none yet.
-    pub teams: Vec<Value>,
+    /// The teams, in the order they were made.
+    pub teams: Vec<api::Team>,
 }
 
 /// Folds the log.
@@ -108,6 +111,7 @@ impl Past {
             targets: Vec::new(),
             teams: Vec::new(),
         };
+        let broken = self.out_of_policy();
         for aggregate in self
             .aggregates
             .values()
@@ -115,25 +119,57 @@ impl Past {
         {
             match aggregate {
                 Aggregate::Key(key) if !key.purged && key_id.is_none_or(|id| id == key.id) => {
-                    state.keys.push(without_uses(&view::key::to_api(
-                        key,
-                        &view::key::Uses::new(),
-                        self.at,
-                    )));
+                    let mut shown = view::key::to_api(key, &view::key::Uses::new(), self.at);
+                    if let Some(rules) = broken.get(&key.id) {
+                        shown.out_of_policy.clone_from(rules);
+                    }
+                    state.keys.push(without_uses(&shown));
                 }
                 Aggregate::Target(target) if !target.deleted => {
                     state.targets.push(view::target::to_api(target));
                 }
-                Aggregate::Workspace(workspace) => state.members.push(json!({
-                    "account_id": workspace.owner,
-                    "role": "owner",
-                    "status": "active",
-                    "limits": null,
-                })),
+                Aggregate::Team(team) if !team.deleted => {
+                    state.teams.push(view::team::to_api(team, true));
+                }
+                Aggregate::Workspace(workspace) => {
+                    let members = workspace.members.iter();
+                    let shown = members.map(|(id, it)| view::workspace::member_to_api(*id, it));
+                    state.members.extend(shown);
+                }
                 _ => {}
             }
         }
         state
+    }
+
+    /// The rules of self-service that keys broke then, as lists of keys show them.
+    fn out_of_policy(&self) -> HashMap<KeyId, Vec<SelfServiceRule>> {
+        let mut live: HashMap<(TeamId, Owner), u64> = HashMap::new();
+        let mut broken = HashMap::new();
+        // In the order of ids, which is the order in which they were made.
+        for aggregate in self.aggregates.values() {
+            let Aggregate::Key(key) = aggregate else {
+                continue;
+            };
+            let (Some(team_id), Some(owner)) = (key.team_id, key.owner) else {
+                continue;
+            };
+            if !self_service::is_live(key, self.at) {
+                continue;
+            }
+            let others = live.entry((team_id, owner)).or_default();
+            let asked = Asked::of_key(key, Some(*others));
+            *others += 1;
+            if self_service::bound_by(key, self.at).is_some()
+                && let Some(Aggregate::Team(team)) = self.aggregates.get(&Stream::Team(team_id))
+            {
+                let rules = self_service::broken(team, &asked, self.at);
+                if !rules.is_empty() {
+                    broken.insert(key.id, rules);
+                }
+            }
+        }
+        broken
     }
 }
 

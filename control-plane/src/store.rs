@@ -7,13 +7,16 @@
 pub mod log;
 pub(crate) mod sql;
 
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Connection, Executor, SqlSafeStr as _};
+use sqlx::{
+    Any, AnyConnection, AnyPool, AssertSqlSafe, Connection, Executor, SqlSafeStr as _, Transaction,
+};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 const ACQUIRE_WAIT: Duration = Duration::from_secs(5);
@@ -122,6 +125,33 @@ pub struct Store {
     turn: Arc<Mutex<()>>,
 }
 
+/// A transaction beside the log, and the turn that it holds. Undone unless committed.
+pub(crate) struct Writing {
+    // Dropped, and so undone, before the turn is given on.
+    transaction: Transaction<'static, Any>,
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Writing {
+    pub(crate) async fn commit(self) -> Result<(), Error> {
+        self.transaction.commit().await.map_err(failed("commit"))
+    }
+}
+
+impl Deref for Writing {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        &self.transaction
+    }
+}
+
+impl DerefMut for Writing {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.transaction
+    }
+}
+
 // === impl Store ===
 
 impl Store {
@@ -177,6 +207,21 @@ impl Store {
             Backend::Postgres => None,
             Backend::Sqlite => Some(self.turn.clone().lock_owned().await),
         }
+    }
+
+    /// A transaction for rows beside the log. It takes the lock for writing first, so that
+    /// what it reads cannot change before it commits.
+    pub(crate) async fn begin(&self) -> Result<Writing, Error> {
+        let turn = self.turn().await;
+        let transaction = self
+            .pool
+            .begin_with(self.backend.begin_append())
+            .await
+            .map_err(failed("begin"))?;
+        Ok(Writing {
+            transaction,
+            _turn: turn,
+        })
     }
 
     /// Connections for answering callers.
@@ -235,15 +280,42 @@ impl Store {
 }
 
 /// The schema, version by version; one text for both databases, which differ in the name
-/// of the type for bytes.
+/// of the type for bytes and in how they look into the bytes of an event.
 fn migrations(backend: Backend) -> Vec<Migration> {
-    const MIGRATIONS: &[(i64, &str, &str)] =
-        &[(1, "log", include_str!("../migrations/0001_log.sql"))];
+    const MIGRATIONS: &[(i64, &str, &str)] = &[
+        (1, "log", include_str!("../migrations/0001_log.sql")),
+        (2, "people", include_str!("../migrations/0002_people.sql")),
+        (3, "members", include_str!("../migrations/0003_members.sql")),
+        (4, "teams", include_str!("../migrations/0004_teams.sql")),
+        (5, "targets", include_str!("../migrations/0005_targets.sql")),
+    ];
     let of_backend = |&(version, name, text): &(i64, &'static str, &str)| {
-        let text = match backend {
-            Backend::Postgres => text.to_owned(),
-            Backend::Sqlite => text.replace("BYTEA", "BLOB"),
+        let differing: [(&str, &str); 3] = match backend {
+            Backend::Postgres => [
+                ("BYTEA", "BYTEA"),
+                (
+                    "ACTOR_ID(canonical)",
+                    "CONVERT_FROM(canonical, 'UTF8')::json -> 'actor' ->> 'id'",
+                ),
+                ("OBJECT_ID(stream)", "REGEXP_REPLACE(stream, '^.*/', '')"),
+            ],
+            Backend::Sqlite => [
+                ("BYTEA", "BLOB"),
+                (
+                    "ACTOR_ID(canonical)",
+                    "JSON_EXTRACT(CAST(canonical AS TEXT), '$.actor.id')",
+                ),
+                (
+                    "OBJECT_ID(stream)",
+                    "SUBSTR(stream, INSTR(stream, '/') + 1)",
+                ),
+            ],
         };
+        let text = differing
+            .iter()
+            .fold(text.to_owned(), |text, (ours, theirs)| {
+                text.replace(ours, theirs)
+            });
         let sql = AssertSqlSafe(text).into_sql_str();
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)
     };

@@ -1,16 +1,20 @@
-//! Control tokens: what opens the control API, for now its only callers.
+//! Control tokens: what programs open the control API with, in one workspace.
+//!
+//! A token carries what the person who made it may do at the moment of the call, narrowed to
+//! its scopes; so it never outgrows its maker and ends with their membership. It may act as
+//! a service account, and then ends with that one, too.
 //!
 //! `tpc_` and 43 base62 characters; 256 bits of randomness need no salt, so a SHA-256 is
 //! what is stored.
 
-use schemas::{AccountId, ControlTokenId, Timestamp, WorkspaceId};
-use sha2::{Digest, Sha256};
+use schemas::{AccountId, ControlTokenId, ServiceAccountId, TeamId, Timestamp, WorkspaceId};
 use sqlx::{AnyConnection, Row as _};
 
 use crate::execute::{self, Idempotency};
-use crate::fresh;
 use crate::store::log::{column, corrupt};
+use crate::store::sql::Sql;
 use crate::store::{Error, Store, failed};
+use crate::{fresh, view};
 
 /// What every control token begins with.
 pub const PREFIX: &str = "tpc_";
@@ -24,6 +28,8 @@ pub struct NewToken {
     pub hash: String,
     /// Whose rights it carries.
     pub account_id: AccountId,
+    /// Who it acts as, where that is not the person who made it.
+    pub service_account_id: Option<ServiceAccountId>,
     /// The workspace it acts in.
     pub workspace_id: WorkspaceId,
     /// What people call it.
@@ -41,6 +47,8 @@ pub struct Token {
     pub id: ControlTokenId,
     /// Whose rights it carries.
     pub account_id: AccountId,
+    /// Who it acts as, where that is not the person who made it.
+    pub service_account_id: Option<ServiceAccountId>,
     /// The workspace it acts in.
     pub workspace_id: WorkspaceId,
     /// What people call it.
@@ -53,22 +61,30 @@ pub struct Token {
     pub expires_at: Option<Timestamp>,
 }
 
+/// Which tokens of a workspace somebody lists and revokes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Managed {
+    /// Those that a person made for themselves.
+    Own(AccountId),
+    /// Those that act as a service account: what one of them sees.
+    ServiceAccount(ServiceAccountId),
+    /// The person's own, and those of all service accounts.
+    OwnAndAll(AccountId),
+    /// The person's own, and those of the service accounts of some teams.
+    OwnAndTeams(AccountId, Vec<TeamId>),
+}
+
+const SELECT: &str = "SELECT id, account_id, workspace_id, name, scopes, created_at_ms, \
+     expires_at_ms, service_account_id FROM control_tokens";
+
 /// A new token string, to be shown once.
 pub fn generate() -> String {
-    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let mut text = String::from(PREFIX);
-    while text.len() < PREFIX.len() + 43 {
-        let byte: u8 = rand::random();
-        if byte < 248 {
-            text.push(char::from(DIGITS[usize::from(byte % 62)]));
-        }
-    }
-    text
+    fresh::token(PREFIX)
 }
 
 /// What is stored of a token string.
 pub fn hash(text: &str) -> String {
-    hex::encode(Sha256::digest(text))
+    fresh::token_hash(text)
 }
 
 /// Stores a token.
@@ -82,7 +98,8 @@ pub async fn insert(
 ) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO control_tokens (id, hash, account_id, workspace_id, name, scopes, \
-         created_at_ms, expires_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+         created_at_ms, expires_at_ms, service_account_id) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(token.id.to_string())
     .bind(token.hash.clone())
@@ -97,6 +114,7 @@ pub async fn insert(
     )
     .bind(now.unix_ms())
     .bind(token.expires_at.map(Timestamp::unix_ms))
+    .bind(token.service_account_id.map(|id| id.to_string()))
     .execute(connection)
     .await
     .map(drop)
@@ -126,7 +144,7 @@ pub async fn create(
     answer: &serde_json::Value,
 ) -> Result<Created, Error> {
     let now = fresh::now();
-    let mut transaction = store.pool().begin().await.map_err(failed("begin"))?;
+    let mut transaction = store.begin().await?;
     if let Some(repeated) = idempotency {
         let state = answer.to_string();
         if !execute::remember_answer(&mut transaction, repeated, "", &state, 0, now).await? {
@@ -134,10 +152,7 @@ pub async fn create(
         }
     }
     insert(&mut transaction, token, now).await?;
-    transaction
-        .commit()
-        .await
-        .map_err(failed("commit a control token"))?;
+    transaction.commit().await?;
     Ok(Created::New)
 }
 
@@ -155,64 +170,110 @@ async fn answered_before(
     }
 }
 
-/// The token that this string is, unless it has expired.
+// === impl Token ===
+
+impl Token {
+    /// Whether it is for its workspace only: it has scopes, or acts as somebody else.
+    pub fn is_bound(&self) -> bool {
+        self.scopes.is_some() || self.service_account_id.is_some()
+    }
+}
+
+/// The token that this string is, unless it has expired, or acts as a service account that
+/// is switched off.
 ///
 /// # Errors
 /// [`Error`].
 pub async fn find(store: &Store, text: &str) -> Result<Option<Token>, Error> {
-    let row = sqlx::query(
-        "SELECT id, account_id, workspace_id, name, scopes, created_at_ms, expires_at_ms \
-         FROM control_tokens WHERE hash = $1",
-    )
-    .bind(hash(text))
-    .fetch_optional(store.pool())
-    .await
-    .map_err(failed("look for a control token"))?;
-    let token = row.as_ref().map(to_token).transpose()?;
-    Ok(token.filter(|it| it.expires_at.is_none_or(|at| fresh::now() < at)))
+    let mut sql = Sql::new(SELECT);
+    sql.push(" WHERE hash = ").bind(hash(text))?;
+    let rows = sql
+        .fetch_all(store.pool(), "look for a control token")
+        .await?;
+    let token = rows.first().map(to_token).transpose()?;
+    let now = fresh::now();
+    let Some(token) = token.filter(|it| it.expires_at.is_none_or(|at| now < at)) else {
+        return Ok(None);
+    };
+    if let Some(id) = token.service_account_id {
+        let account = view::service_account::get(store, token.workspace_id, id).await?;
+        if !account.is_some_and(|it| it.active) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(token))
 }
 
-/// The tokens of an account in a workspace, oldest first.
+/// The tokens of a workspace that somebody manages, oldest first: those that they made, and
+/// those that act as the service accounts named.
 ///
 /// # Errors
 /// [`Error`].
 pub async fn list(
     store: &Store,
     workspace_id: WorkspaceId,
-    account_id: AccountId,
+    managed: &Managed,
 ) -> Result<Vec<Token>, Error> {
-    let rows = sqlx::query(
-        "SELECT id, account_id, workspace_id, name, scopes, created_at_ms, expires_at_ms \
-         FROM control_tokens WHERE workspace_id = $1 AND account_id = $2 ORDER BY id",
-    )
-    .bind(workspace_id.to_string())
-    .bind(account_id.to_string())
-    .fetch_all(store.pool())
-    .await
-    .map_err(failed("list control tokens"))?;
+    let mut sql = Sql::new(SELECT);
+    sql.push(" WHERE workspace_id = ")
+        .bind(workspace_id.to_string())?;
+    managed.push(&mut sql)?;
+    sql.push(" ORDER BY id");
+    let rows = sql.fetch_all(store.pool(), "list control tokens").await?;
     rows.iter().map(to_token).collect()
 }
 
-/// Removes a token of an account; `false` where there is none.
+/// Removes a token that somebody manages; `false` where there is none.
 ///
 /// # Errors
 /// [`Error`].
 pub async fn delete(
     store: &Store,
     workspace_id: WorkspaceId,
-    account_id: AccountId,
+    managed: &Managed,
     id: ControlTokenId,
 ) -> Result<bool, Error> {
-    sqlx::query(
-        "DELETE FROM control_tokens WHERE id = $1 AND workspace_id = $2 AND account_id = $3",
-    )
-    .bind(id.to_string())
-    .bind(workspace_id.to_string())
-    .bind(account_id.to_string())
-    .execute(store.pool())
-    .await
-    .map(|done| done.rows_affected() > 0)
-    .map_err(failed("remove a control token"))
+    let mut sql = Sql::new("DELETE FROM control_tokens WHERE id = ");
+    sql.bind(id.to_string())?.push(" AND workspace_id = ");
+    sql.bind(workspace_id.to_string())?;
+    managed.push(&mut sql)?;
+    sql.push(" RETURNING id");
+    let mut writing = store.begin().await?;
+    let removed = sql
+        .fetch_optional(&mut writing, "remove a control token")
+        .await?;
+    writing.commit().await?;
+    Ok(removed.is_some())
+}
+
+// === impl Managed ===
+
+impl Managed {
+    fn push(&self, sql: &mut Sql) -> Result<(), Error> {
+        match self {
+            Self::Own(account_id) => {
+                sql.push(" AND (service_account_id IS NULL AND account_id = ");
+                sql.bind(account_id.to_string())?.push(")");
+            }
+            Self::ServiceAccount(id) => {
+                sql.push(" AND service_account_id = ")
+                    .bind(id.to_string())?;
+            }
+            Self::OwnAndAll(account_id) => {
+                sql.push(" AND (service_account_id IS NOT NULL OR account_id = ");
+                sql.bind(account_id.to_string())?.push(")");
+            }
+            Self::OwnAndTeams(account_id, teams) => {
+                sql.push(" AND ((service_account_id IS NULL AND account_id = ");
+                sql.bind(account_id.to_string())?
+                    .push(") OR service_account_id IN (SELECT id FROM service_accounts WHERE ");
+                sql.push("team_id IN (");
+                sql.bind_all(teams.iter().map(TeamId::to_string))?
+                    .push(")))");
+            }
+        }
+        Ok(())
+    }
 }
 
 fn to_token(row: &sqlx::any::AnyRow) -> Result<Token, Error> {
@@ -224,9 +285,15 @@ fn to_token(row: &sqlx::any::AnyRow) -> Result<Token, Error> {
         .transpose()
         .map_err(|_| corrupt("control_tokens.scopes"))?;
     let expires_at: Option<i64> = column(row, "expires_at_ms")?;
+    let service_account_id: Option<String> = column(row, "service_account_id")?;
+    let service_account_id = service_account_id
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|_| corrupt("control_tokens.service_account_id"))?;
     Ok(Token {
         id: parsed(row, "id")?,
         account_id: parsed(row, "account_id")?,
+        service_account_id,
         workspace_id: parsed(row, "workspace_id")?,
         name: column(row, "name")?,
         scopes,

@@ -218,6 +218,11 @@ fn metrics(shared: &Shared) -> String {
         "Exact look-ups without an answer.",
         count(&follow.lookups_failed),
     );
+    page.counter(
+        "throttleproxy_shadow_denied_requests_total",
+        "Requests that a restriction in shadow would have refused.",
+        shared.shadow.denied(),
+    );
     page.gauge(
         "throttleproxy_uses_unacknowledged",
         "Secrets whose last use the control plane has not acknowledged.",

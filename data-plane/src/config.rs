@@ -1,6 +1,7 @@
 //! What a proxy is told when it starts.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use schemas::seal::Trust;
@@ -12,6 +13,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health, metrics and the table's state are shown; port 0 takes a free one.
     pub admin_listen: SocketAddr,
+    /// Where Envoy asks over gRPC whether a request may pass; `None` is nowhere.
+    pub authz_listen: Option<SocketAddr>,
+    /// TLS towards clients; without it they speak plain text.
+    pub certificate: Option<CertificateFiles>,
     /// The region whose table this proxy serves.
     pub region: String,
     /// By whom the region must be signed, and what this proxy proves itself with there.
@@ -29,8 +34,33 @@ pub struct Config {
     /// How long connections are still accepted after a shutdown was asked for, so that a
     /// load balancer can see `/readyz` turn first.
     pub drain_delay_ms: u64,
+    /// How upstreams are found and what they are given.
+    pub upstreams: UpstreamConfig,
     /// Caps and deadlines.
     pub bounds: Bounds,
+}
+
+/// How upstreams are found and what they are given.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamConfig {
+    /// Who is asked for the addresses of a name; `None` asks the name servers of the
+    /// system.
+    pub dns_server: Option<SocketAddr>,
+    /// Where the values of upstream credentials are, in a directory per workspace.
+    pub credentials_dir: PathBuf,
+    /// Names of the installation itself, which no wildcard covers.
+    pub own_hosts: Vec<String>,
+    /// What this installation listens on beside the proxy's own listeners.
+    pub own_listeners: Vec<SocketAddr>,
+}
+
+/// Where the chain that clients are shown is kept, and its key, both in PEM.
+#[derive(Debug, Clone)]
+pub struct CertificateFiles {
+    /// The certificate, and those between it and a root.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// Caps and deadlines of the proxy itself. A target's own take precedence where it has
@@ -43,6 +73,8 @@ pub struct Bounds {
     pub headers_max: usize,
     /// From a head's first byte until its last.
     pub head_ms: u64,
+    /// What heads that are not whole may take of the memory, all together.
+    pub unfinished_heads_bytes_max: usize,
     /// How long a client's connection may stay open without a request.
     pub client_idle_ms: u64,
     /// What a client may send in one body.
@@ -78,6 +110,10 @@ pub struct Bounds {
     pub block_ms: u64,
     /// How long running requests may take to end during a shutdown.
     pub drain_ms: u64,
+    /// How long a client's connection may wait for a request during a shutdown.
+    pub drain_idle_ms: u64,
+    /// How often it is looked whether the certificate's files have changed.
+    pub certificate_check_ms: u64,
 }
 
 impl Default for Bounds {
@@ -86,6 +122,7 @@ impl Default for Bounds {
             head_bytes_max: 64 << 10,
             headers_max: 100,
             head_ms: 10_000,
+            unfinished_heads_bytes_max: 16 << 20,
             client_idle_ms: 75_000,
             request_bytes_max: 10 << 20,
             response_bytes_max: 100 << 20,
@@ -103,6 +140,8 @@ impl Default for Bounds {
             failures_window_ms: 60_000,
             block_ms: 300_000,
             drain_ms: 30_000,
+            drain_idle_ms: 1_000,
+            certificate_check_ms: 1_000,
         }
     }
 }

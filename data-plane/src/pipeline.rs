@@ -15,6 +15,7 @@
 //! returns the evidence that the next one needs, so none can be left out. Inside, a
 //! refusal is a [`Rejection`]; only [`handle`] turns it into an answer.
 
+pub mod access;
 pub mod admit;
 pub mod authenticate;
 pub mod authorize;
@@ -26,12 +27,15 @@ pub mod limit;
 pub mod me;
 pub mod record;
 pub mod relay;
+pub mod tunnel;
+pub mod verify;
 
 use std::convert::Infallible;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{HeaderName, Request, Response};
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use schemas::entry::ErrorProfile;
 
@@ -39,7 +43,7 @@ use crate::limit::Standings;
 use crate::metrics::Outcome;
 use crate::rejection::{self, Rejection};
 use crate::server::Worker;
-use crate::server::connection::Connection;
+use crate::server::lane::Lane;
 use body::{Content, ResponseBody};
 use identify::Arrival;
 use record::Record;
@@ -54,18 +58,24 @@ struct Trail {
     profile: ErrorProfile,
     /// How the caller's limits stand.
     standings: Standings,
+    /// Another proxy asks that understands one kind of refusal only.
+    denies_as_403: bool,
 }
 
 /// Serves one request. It cannot fail: whatever goes wrong is an answer.
 pub async fn handle(
     worker: Rc<Worker>,
-    connection: Rc<Connection>,
+    lane: Rc<Lane>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let arrival = identify::identify(&worker, &connection, request.headers());
-    let record = Record::open(Rc::clone(&worker), Rc::clone(&connection), &arrival);
-    let mut trail = Trail::default();
-    let outcome = walk(&worker, &connection, &arrival, request, &mut trail).await;
+    let arrival = identify::identify(&worker, &lane, request.headers());
+    let record = Record::open(Rc::clone(&worker), Rc::clone(&lane), &arrival);
+    let mut trail = Trail {
+        denies_as_403: verify::denies_as_403(request.uri()),
+        ..Trail::default()
+    };
+    let (version, is_head) = (request.version(), request.method() == Method::HEAD);
+    let outcome = walk(&worker, &lane, &arrival, request, &mut trail).await;
     let mut response = match outcome {
         Ok(response) => {
             if matches!(response.body(), Content::Own(_)) {
@@ -75,20 +85,35 @@ pub async fn handle(
         }
         Err(rejection) => {
             record.ends(Outcome::Refused(rejection.code));
-            rejection::answer(&rejection, trail.profile, arrival.request_id.as_str())
-                .map(|text| Content::Own(Some(text)))
+            let mut response =
+                rejection::answer(&rejection, trail.profile, arrival.request_id.as_str());
+            if trail.denies_as_403 {
+                verify::deny_as_403(&mut response);
+            }
+            response.map(|text| Content::Own(Some(text)))
         }
     };
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, arrival.request_id.to_header());
     headers::show_limits(headers, &trail.standings);
+    if version == Version::HTTP_2 {
+        // Streams end one by one, and what is wrong with one says nothing of the others.
+        headers.remove(CONNECTION);
+        if is_head {
+            leave_body_out(&mut response);
+        }
+    } else if worker.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response.map(|content| ResponseBody::new(content, record)))
 }
 
 /// The stages in order.
 async fn walk(
     worker: &Rc<Worker>,
-    connection: &Rc<Connection>,
+    lane: &Rc<Lane>,
     arrival: &Arrival,
     request: Request<Incoming>,
     trail: &mut Trail,
@@ -98,6 +123,10 @@ async fn walk(
     let (head, incoming) = request.into_parts();
 
     identify::check_form(&head)?;
+    identify::check_size(&head, shared.config.bounds.headers_max)?;
+    if verify::is_asked(head.uri.path()) {
+        return verify::answer(shared, arrival, head, trail).await;
+    }
     let known = authenticate::authenticate(shared, arrival, &head).await?;
     trail.profile = known.profile();
     let admitted = admit::admit(known, arrival.now)?;
@@ -114,10 +143,21 @@ async fn walk(
     };
     trail.standings = permit.standings();
     let exchange = forward::forward(
-        worker, connection, arrival, &admitted, &route, permit, head, incoming,
+        worker, lane, arrival, &admitted, &route, permit, head, incoming,
     )
     .await?;
-    relay::relay(worker, connection, &admitted, &route, exchange).await
+    relay::relay(worker, lane, &admitted, &route, exchange).await
+}
+
+/// Tells the length of an answer of our own and keeps the rest; for HTTP/1.1 the HTTP
+/// library does that.
+fn leave_body_out(response: &mut Response<Content>) {
+    if let Content::Own(text) = response.body_mut() {
+        let length = text.take().map_or(0, |it| it.len());
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
 }
 
 /// An answer of the proxy's own.

@@ -100,6 +100,8 @@ codes! {
     RequestTooLarge = "request_too_large", 413, Some("request too large"), "The request body is too large";
     /// The body came too slowly.
     RequestTimeout = "request_timeout", 408, Some("request timeout"), "The request body came too slowly";
+    /// More headers than the cap. The caller sends fewer.
+    HeaderTooLarge = "header_too_large", 431, Some("header too large"), "The request has too many headers";
     /// The answer is larger than the cap.
     ResponseTooLarge = "response_too_large", 502, Some("response too large"), "The upstream's answer is too large";
     /// No connection, or no answer that is HTTP. Whoever runs the upstream acts.

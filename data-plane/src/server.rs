@@ -4,12 +4,20 @@
 //! shared port, so that a connection stays on the core that accepted it. One more thread
 //! follows the region, renews and answers the admin page; workers do none of that.
 
+pub mod certificate;
 pub mod connection;
+mod farewell;
+mod frames;
+pub mod heads;
+mod http2;
+pub mod lane;
+mod listener;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,14 +27,15 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use schemas::BootId;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::admin;
+use crate::authz;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::follow::driver::Driver;
 use crate::follow::lookup::{self, Lookups};
 use crate::follow::renewer::Renewer;
@@ -36,16 +45,25 @@ use crate::follow::trust::Verifier;
 use crate::limit::cell::Cells;
 use crate::limit::failures::Failures;
 use crate::metrics::{Counters, FollowCounters, add};
+use crate::pipeline::access::Shadow;
+use crate::reach::Reach;
+use crate::resolve;
 use crate::table::KeyTable;
 use crate::upstream::{self, Upstreams};
-use connection::Connection;
+use certificate::Certificate;
+use heads::Heads;
+use lane::Lane;
+use listener::{listen, listen_shared};
 
-/// Connections that may wait to be accepted, per worker.
-const BACKLOG: i32 = 1_024;
 /// How often a worker tidies its pool of upstream connections.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 /// How often limiter cells are tidied.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How long connections that were about to stand when the door was closed may take to get
+/// there: the way to a client and back.
+const DOOR_FOR: Duration = Duration::from_millis(200);
+/// So many connections of clients are a crowd for one worker.
+const CROWD_MIN: usize = 128;
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(1_500);
 
@@ -67,7 +85,7 @@ pub struct Shared {
     pub lookups: Lookups,
     /// Addresses with failed keys.
     pub failures: Failures,
-    /// What the workers count.
+    /// What the workers count; the last is of Envoy's questions, where they are answered.
     pub workers: Vec<Arc<Counters>>,
     /// What the follower counts.
     pub follow: Arc<FollowCounters>,
@@ -75,6 +93,14 @@ pub struct Shared {
     pub backlog: Arc<AtomicU64>,
     /// A shutdown was asked for.
     pub is_leaving: AtomicBool,
+    /// What may be connected to.
+    pub reach: Arc<Reach>,
+    /// What upstreams are given.
+    pub credentials: Credentials,
+    /// What restrictions in shadow would have refused.
+    pub shadow: Shadow,
+    /// What clients see when TLS is spoken with them.
+    pub certificate: Option<Certificate>,
 }
 
 /// What one worker has for itself.
@@ -87,14 +113,16 @@ pub struct Worker {
     pub counters: Arc<Counters>,
     /// For request ids; ids need to differ, not to be secret.
     pub random: RefCell<SmallRng>,
+    heads: Rc<Heads>,
     draining: Cell<bool>,
-    connections: RefCell<HashMap<u64, Rc<Connection>>>,
+    connections: RefCell<HashMap<u64, Rc<Lane>>>,
 }
 
 /// A proxy that runs. Dropped without [`Running::shutdown`] it ends at once.
 pub struct Running {
     proxy_addr: SocketAddr,
     admin_addr: SocketAddr,
+    authz_addr: Option<SocketAddr>,
     shared: Arc<Shared>,
     stage: watch::Sender<Stage>,
     leaving: Arc<Notify>,
@@ -134,6 +162,9 @@ pub enum Error {
     /// TLS towards upstreams cannot be set up.
     #[error("cannot set up TLS towards upstreams")]
     Tls(#[source] rustls::Error),
+    /// TLS towards clients cannot be spoken with the files that were named.
+    #[error("cannot speak TLS: mend `[data] tls_cert_file` and `tls_key_file`")]
+    Certificate(#[source] certificate::Error),
 }
 
 /// Binds, says so, and starts all threads. Serving begins at once; requests are refused
@@ -162,7 +193,25 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
             source,
         })?;
     let (admin_addr, admin) = admin;
+    let authz = config
+        .authz_listen
+        .map(|address| {
+            listen(address, false)
+                .and_then(|it| Ok((it.local_addr()?, it)))
+                .map_err(|source| Error::Listen {
+                    address,
+                    setting: "[data] authz_listen",
+                    variable: "THROTTLEPROXY__DATA__AUTHZ_LISTEN",
+                    source,
+                })
+        })
+        .transpose()?;
+    let authz_addr = authz.as_ref().map(|(address, _)| *address);
     let tls = upstream::tls_config().map_err(Error::Tls)?;
+    let certificate = match &config.certificate {
+        None => None,
+        Some(files) => Some(Certificate::load(files.clone()).map_err(Error::Certificate)?),
+    };
 
     let clock = Arc::new(Clock::start());
     let follow = Arc::new(FollowCounters::default());
@@ -181,6 +230,9 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
         Arc::clone(&follow),
         Duration::from_millis(config.bounds.lookup_ms),
     );
+    let (resolver, resolve_service) = resolve::new(config.upstreams.dns_server);
+    let mut own_listeners = config.upstreams.own_listeners.clone();
+    own_listeners.extend([proxy_addr, admin_addr]);
     let mut random: SmallRng = rand::make_rng();
     let shared = Arc::new(Shared {
         boot_id: BootId::from_parts(
@@ -195,9 +247,15 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
             config.bounds.failures_window_ms,
             config.bounds.block_ms,
         ),
-        workers: (0..threads).map(|_| Arc::default()).collect(),
+        workers: (0..threads + usize::from(authz.is_some()))
+            .map(|_| Arc::default())
+            .collect(),
         backlog: Arc::default(),
         is_leaving: AtomicBool::new(false),
+        reach: Arc::new(Reach::new(resolver, own_listeners)),
+        credentials: Credentials::new(config.upstreams.credentials_dir.clone()),
+        shadow: Shadow::default(),
+        certificate,
         clock,
         follow,
         lookups,
@@ -222,6 +280,12 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
             )
         })?
     };
+    // It ends by itself when nobody can ask any more.
+    spawn("resolver", move || {
+        if let Some(runtime) = runtime() {
+            runtime.block_on(resolve_service.run());
+        }
+    })?;
     let mut workers = Vec::with_capacity(threads);
     for (at, listener) in listeners.into_iter().enumerate() {
         let (shared, tls, stages) = (Arc::clone(&shared), Arc::clone(&tls), stages.clone());
@@ -229,11 +293,21 @@ pub async fn start(config: Config, source: Arc<dyn RegionSource>) -> Result<Runn
             worker_thread(shared, at, listener, tls, stages)
         })?);
     }
+    if let Some((_, listener)) = authz {
+        let (shared, stages) = (Arc::clone(&shared), stages.clone());
+        workers.push(spawn("authz", move || {
+            authz_thread(shared, threads, listener, stages)
+        })?);
+    }
     tracing::info!(listener = "proxy", address = %proxy_addr, "listening");
     tracing::info!(listener = "admin", address = %admin_addr, "listening");
+    if let Some(address) = authz_addr {
+        tracing::info!(listener = "authz", %address, "listening");
+    }
     Ok(Running {
         proxy_addr,
         admin_addr,
+        authz_addr,
         shared,
         stage,
         leaving,
@@ -254,6 +328,11 @@ impl Running {
     /// Where health and metrics are.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
+    }
+
+    /// Where Envoy asks.
+    pub fn authz_addr(&self) -> Option<SocketAddr> {
+        self.authz_addr
     }
 
     /// Whether requests are admitted.
@@ -286,53 +365,78 @@ impl Running {
 // === impl Worker ===
 
 impl Worker {
-    /// Whether the proxy is going away, so that connections should end.
+    /// Whether connections should end: the answer to each request is its connection's last.
+    pub fn is_leaving(&self) -> bool {
+        self.shared.is_leaving.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody else is let in, so that connections that wait for nothing must end.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
+    /// Whether so many connections of clients are open that each must do with little.
+    pub fn is_crowded(&self) -> bool {
+        self.connections.borrow().len() >= CROWD_MIN
+    }
+
+    /// Accepts until a shutdown, and then whoever has a connection already: one that is
+    /// closed unaccepted would be reset, with a request on it that its client believes to
+    /// have been heard.
     async fn accept(self: Rc<Self>, listener: TcpListener, mut stages: watch::Receiver<Stage>) {
+        let closing = async {
+            // The sender gone means that nobody waits for an orderly end.
+            if stages.wait_for(|it| *it != Stage::Serving).await.is_ok() {
+                listener::close_door(&listener);
+                tokio::time::sleep(DOOR_FOR).await;
+            }
+        };
+        let mut closing = pin!(closing);
         let mut next_id = 0_u64;
         loop {
             let accepted = tokio::select! {
+                // Whoever waits is let in before the end is looked at.
+                biased;
                 accepted = listener.accept() => accepted,
-                _ = stages.wait_for(|it| *it != Stage::Serving) => break,
+                () = &mut closing => break,
             };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
+            match accepted {
+                Ok((stream, peer)) => {
+                    next_id += 1;
+                    self.serve(next_id, stream, peer);
+                }
                 Err(err) => {
                     // Usually no more file descriptors: others must end first.
                     tracing::warn!(error = %err, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
                 }
-            };
-            let _ = stream.set_nodelay(true);
-            add(&self.counters.connections, 1);
-            let bounds = &self.shared.config.bounds;
-            let connection = Rc::new(Connection::new(
-                peer.ip().to_canonical(),
-                Duration::from_millis(bounds.head_ms),
-                Duration::from_millis(bounds.client_idle_ms),
-            ));
-            next_id += 1;
-            let id = next_id;
-            self.connections
-                .borrow_mut()
-                .insert(id, Rc::clone(&connection));
-            let worker = Rc::clone(&self);
-            tokio::task::spawn_local(async move {
-                connection::drive(Rc::clone(&worker), connection, stream).await;
-                worker.connections.borrow_mut().remove(&id);
-            });
+            }
         }
+    }
+
+    fn serve(self: &Rc<Self>, id: u64, stream: TcpStream, peer: SocketAddr) {
+        let _ = stream.set_nodelay(true);
+        add(&self.counters.connections, 1);
+        let bounds = &self.shared.config.bounds;
+        let lane = Rc::new(Lane::new(
+            peer.ip().to_canonical(),
+            &self.heads,
+            Duration::from_millis(bounds.head_ms),
+            Duration::from_millis(bounds.client_idle_ms),
+        ));
+        self.connections.borrow_mut().insert(id, Rc::clone(&lane));
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            connection::serve(Rc::clone(&worker), lane, stream).await;
+            worker.connections.borrow_mut().remove(&id);
+        });
     }
 
     /// Lets running requests end, for so long.
     async fn drain(&self) {
         self.draining.set(true);
-        for connection in self.connections.borrow().values() {
-            connection.wake();
+        for lane in self.connections.borrow().values() {
+            lane.wake();
         }
         let until = Instant::now() + Duration::from_millis(self.shared.config.bounds.drain_ms);
         while !self.connections.borrow().is_empty() && Instant::now() < until {
@@ -371,9 +475,17 @@ fn worker_thread(
         };
         let counters = Arc::clone(&shared.workers[at]);
         let worker = Rc::new(Worker {
-            upstreams: Upstreams::new(tls, &shared.config.bounds, Arc::clone(&counters)),
+            upstreams: Upstreams::new(
+                &tls,
+                Arc::clone(&shared.reach),
+                &shared.config.bounds,
+                Arc::clone(&counters),
+            ),
             counters,
             random: RefCell::new(rand::make_rng()),
+            heads: Rc::new(Heads::new(
+                shared.config.bounds.unfinished_heads_bytes_max / shared.workers.len(),
+            )),
             draining: Cell::new(false),
             connections: RefCell::new(HashMap::new()),
             shared,
@@ -391,6 +503,33 @@ fn worker_thread(
         // The sender gone means that nobody waits for an orderly end.
         if *stages.borrow() == Stage::Draining {
             worker.drain().await;
+        }
+    });
+}
+
+fn authz_thread(
+    shared: Arc<Shared>,
+    at: usize,
+    listener: StdListener,
+    stages: watch::Receiver<Stage>,
+) {
+    let Some(runtime) = runtime() else { return };
+    runtime.block_on(async move {
+        let cut_after = Duration::from_millis(shared.config.bounds.drain_ms);
+        let counters = Arc::clone(&shared.workers[at]);
+        let mut stopping = stages.clone();
+        let stop = async move {
+            // The sender gone means the same, without an orderly end.
+            let _ = stopping.wait_for(|it| *it != Stage::Serving).await;
+        };
+        let mut leaving = stages.clone();
+        tokio::select! {
+            () = authz::serve(shared, counters, listener, stop) => {}
+            () = async {
+                if leaving.wait_for(|it| *it != Stage::Serving).await.is_ok() {
+                    tokio::time::sleep(cut_after).await;
+                }
+            } => {}
         }
     });
 }
@@ -440,6 +579,15 @@ fn follower_thread(
         tokio::task::spawn_local(driver.run());
         tokio::task::spawn_local(lookup_service.run());
         tokio::task::spawn_local(admin::serve(Arc::clone(&shared), admin));
+        tokio::task::spawn_local({
+            let shared = Arc::clone(&shared);
+            async move {
+                if let Some(certificate) = &shared.certificate {
+                    let every_ms = shared.config.bounds.certificate_check_ms;
+                    certificate.follow(Duration::from_millis(every_ms)).await;
+                }
+            }
+        });
         tokio::task::spawn_local(async move {
             renewer.run(leaving).await;
             // Nobody waits for it when the proxy was dropped.
@@ -484,32 +632,4 @@ async fn join(threads: Vec<JoinHandle<()>>) {
     if joining.await.is_err() {
         tracing::error!("the threads of the proxy could not be waited for");
     }
-}
-
-/// One listener for each worker, all on one port.
-fn listen_shared(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<StdListener>)> {
-    // Sockets that share a port would share it with another process of ours, too; a
-    // first one that does not share finds out whether the port is free.
-    let probe = listen(address, false)?;
-    let address = probe.local_addr()?;
-    drop(probe);
-    let listeners = (0..count)
-        .map(|_| listen(address, true))
-        .collect::<io::Result<_>>()?;
-    Ok((address, listeners))
-}
-
-fn listen(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    if shared {
-        socket.set_reuse_port(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }

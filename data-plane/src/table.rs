@@ -23,6 +23,7 @@
 //! **Time of loads.** A request loads once per stretch without an await and looks again,
 //! by [`KeyTable::version`], right before its first byte goes upstream.
 
+pub mod access;
 mod digest;
 pub mod policy;
 mod shard;
@@ -41,6 +42,7 @@ use schemas::name::{BUCKETS, bucket_of};
 use schemas::{CredentialHash, KeyId, SecretId, TeamId};
 
 use crate::limit::Rates;
+use access::Restriction;
 use digest::Digests;
 use policy::PolicyBook;
 pub use policy::{Policies, Target, Workspace};
@@ -74,7 +76,7 @@ pub struct KeyTable {
 }
 
 /// What the table knows of a secret: a copy, so that nothing of the table is held.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Found {
     /// The key.
     pub key_id: KeyId,
@@ -96,6 +98,8 @@ pub struct Found {
     pub owner: Option<Owner>,
     /// The key's own limits.
     pub rates: Rates,
+    /// Where the key may go; `None` is wherever its team may.
+    pub access: Option<Arc<Restriction>>,
 }
 
 /// What dropping the entries that a snapshot does not hold came to.
@@ -385,6 +389,7 @@ impl KeyTable {
                     owner: entry.owner,
                     rates: entry.limits.into(),
                     ends_at_ms: entry.ends_at_ms,
+                    access: Restriction::compile(&entry.access),
                 },
             },
             Err(err) => {

@@ -20,8 +20,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use schemas::digest::{self, Digest, Leaf};
 use schemas::entry::{
-    Bodies, Change, Policy, PolicyEntry, Revision, Scheme, SecretEntry, SecretStatus, TargetPolicy,
-    Timeouts, WorkspacePolicy,
+    Access, Bodies, Change, Policy, PolicyEntry, Revision, Scheme, SecretEntry, SecretStatus,
+    TargetPolicy, Timeouts, WorkspacePolicy,
 };
 use schemas::fleet::{Renewal, RenewalAnswer};
 use schemas::name::{BUCKETS, bucket_of};
@@ -71,6 +71,7 @@ pub(crate) fn secret(n: u64, status: SecretStatus) -> SecretEntry {
         owner: None,
         name: format!("key {n}"),
         limits: Limits::default(),
+        access: Access::default(),
     }
 }
 
@@ -118,6 +119,8 @@ pub(crate) fn target(name: &str, address: SocketAddr) -> TargetPolicy {
         allow_set_cookie: false,
         timeouts: Timeouts::default(),
         bodies: Bodies::default(),
+        groups: Vec::new(),
+        credential: None,
     }
 }
 
@@ -509,6 +512,11 @@ impl Proxy {
         exchange(self.addr(), request).await
     }
 
+    /// A client's connection of HTTP/2, in plain text.
+    pub(crate) async fn http2(&self) -> Http2<Full<Bytes>> {
+        http2_over(TcpStream::connect(self.addr()).await.unwrap()).await
+    }
+
     /// The status line's code in answer to raw bytes, and whether the connection closed.
     pub(crate) async fn raw(&self, bytes: &[u8]) -> (u16, String) {
         let mut stream = TcpStream::connect(self.addr()).await.unwrap();
@@ -541,6 +549,8 @@ pub(crate) fn config() -> Config {
     Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         admin_listen: "127.0.0.1:0".parse().unwrap(),
+        authz_listen: None,
+        certificate: None,
         region: "test".to_owned(),
         trust: seal().trust().clone(),
         proxy_id: "proxy".to_owned(),
@@ -549,7 +559,52 @@ pub(crate) fn config() -> Config {
         exempt_upstream: None,
         trusted_proxies: Vec::new(),
         drain_delay_ms: 0,
+        upstreams: crate::config::UpstreamConfig::default(),
         bounds: Bounds::default(),
+    }
+}
+
+/// What passes streams of HTTP/2 on to tasks of the test.
+#[derive(Debug, Clone)]
+pub(crate) struct Tasks;
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        tokio::spawn(task);
+    }
+}
+
+/// The sending side of a client's connection of HTTP/2.
+pub(crate) type Http2<B> = hyper::client::conn::http2::SendRequest<B>;
+
+/// A client's connection of HTTP/2 over any stream.
+pub(crate) async fn http2_over<B>(
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+) -> Http2<B>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static,
+{
+    let (sender, connection) = hyper::client::conn::http2::handshake(Tasks, TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// Reads an answer to its end.
+pub(crate) async fn whole(response: Response<Incoming>) -> Reply {
+    let (head, body) = response.into_parts();
+    let body = body
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes);
+    Reply {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body: body.map_err(|err| err.to_string()),
     }
 }
 
@@ -576,18 +631,9 @@ pub(crate) async fn exchange(addr: SocketAddr, mut request: Request<Full<Bytes>>
         .headers_mut()
         .entry("host")
         .or_insert_with(|| "proxy.example".parse().unwrap());
-    let response = sender.send_request(request).await.unwrap();
-    let (head, body) = response.into_parts();
-    let body = body
-        .collect()
-        .await
-        .map(http_body_util::Collected::to_bytes);
+    let reply = whole(sender.send_request(request).await.unwrap()).await;
     connection.abort();
-    Reply {
-        status: head.status.as_u16(),
-        headers: head.headers,
-        body: body.map_err(|err| err.to_string()),
-    }
+    reply
 }
 
 /// What an upstream saw.
@@ -597,6 +643,7 @@ pub(crate) struct Seen {
     pub(crate) path: String,
     pub(crate) headers: http::HeaderMap,
     pub(crate) body: Bytes,
+    pub(crate) trailers: Option<http::HeaderMap>,
 }
 
 /// A real upstream that records what it saw and answers as it is told.
@@ -629,15 +676,15 @@ impl Upstream {
                     let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
                     async move {
                         let (head, body) = request.into_parts();
-                        let body = body
-                            .collect()
-                            .await
-                            .map(http_body_util::Collected::to_bytes);
+                        let body = body.collect().await;
                         let this = Seen {
+                            trailers: body.as_ref().ok().and_then(|it| it.trailers().cloned()),
                             method: head.method.to_string(),
                             path: head.uri.to_string(),
                             headers: head.headers,
-                            body: body.unwrap_or_default(),
+                            body: body
+                                .map(http_body_util::Collected::to_bytes)
+                                .unwrap_or_default(),
                         };
                         let response = answer(&this);
                         seen.lock().unwrap().push(this);

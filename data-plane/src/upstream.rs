@@ -7,30 +7,22 @@
 //! is part of a pool's key: a connection that one target may use is never lent to another
 //! that may not.
 //!
-//! **No task of its own.** hyper gives a connection as two halves: one that takes requests
-//! and one, the machine, that reads and writes. The machine runs inside the request that
-//! has borrowed the connection, because waking another task and being woken by it again
-//! costs more than all stages together. While it is in the pool nobody runs it; a
-//! [`Bell`] notes that something happened, and who takes it next looks first.
+//! A connection of HTTP/1.1 serves one request at a time and has no task of its own: see
+//! [`link`]. Where an upstream chooses HTTP/2 (TLS with ALPN), its requests share one: see
+//! [`multiplexed`].
+
+pub mod lease;
+pub mod link;
+mod multiplexed;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures_util::task::AtomicWaker;
-
 use hashbrown::DefaultHashBuilder;
-use http::{Request, Response};
-use http_body::{Body as _, Frame};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -38,12 +30,18 @@ use schemas::entry::Scheme;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-use crate::address::{Allowance, may_connect};
+use crate::address::Allowance;
 use crate::config::Bounds;
 use crate::gather::Gather;
 use crate::metrics::{Counters, add};
 use crate::pipeline::body::RequestBody;
+use crate::reach::{self, Reach};
+use lease::Way;
+pub use lease::{Lease, SendError};
+pub use link::Link;
+use multiplexed::Multiplexed;
 
 /// The most bytes of an answer's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -63,41 +61,16 @@ pub struct Origin {
     pub allowance: Allowance,
 }
 
-/// A connection, out on loan. Dropped, it is closed.
-#[derive(Debug)]
-pub struct Lease {
-    sender: SendRequest<RequestBody>,
-    link: Rc<Link>,
-    origin: Origin,
-    /// Whether it served a request before.
-    pub is_reused: bool,
-}
-
-/// What reads and writes on one connection.
-pub struct Link {
-    /// `None` when the connection has ended.
-    machine: RefCell<Option<Machine>>,
-    bell: Arc<Bell>,
-    /// Rings the bell.
-    waker: Waker,
-}
-
-type Machine = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
-
-/// What wakes a connection: it passes the call on to whichever task has it now.
-#[derive(Debug, Default)]
-struct Bell {
-    task: AtomicWaker,
-    /// It rang since the machine ran.
-    rang: AtomicBool,
-    /// Whoever rings now is the one that will run the machine anyway.
-    is_muted: AtomicBool,
-}
-
 /// The connections of one worker.
 pub struct Upstreams {
     idle: RefCell<HashMap<Origin, VecDeque<Idle>, DefaultHashBuilder>>,
+    /// Connections of HTTP/2, idle or not.
+    multiplexed: RefCell<HashMap<Origin, Vec<Multiplexed>, DefaultHashBuilder>>,
+    /// Offers HTTP/2 and HTTP/1.1.
     tls: TlsConnector,
+    /// Offers HTTP/1.1 alone.
+    tls_http1: TlsConnector,
+    reach: Arc<Reach>,
     idle_max: usize,
     idle_for: Duration,
     counters: Arc<Counters>,
@@ -126,7 +99,16 @@ pub enum ConnectError {
     Timeout,
 }
 
-/// The TLS settings of all workers: the machine's roots, HTTP/1.1.
+/// The versions of HTTP that a request can go over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Versions {
+    /// Whichever the upstream likes best.
+    Any,
+    /// HTTP/1.1 alone: only there a connection can become something else.
+    Http1,
+}
+
+/// The TLS settings of all workers: the machine's roots.
 pub fn tls_config() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
     let mut roots = rustls::RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
@@ -138,30 +120,51 @@ pub fn tls_config() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
         tracing::warn!("this machine has no root certificates: no https upstream can be verified");
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// These settings with the protocols that are offered (ALPN), best first.
+fn offering(tls: &rustls::ClientConfig, protocols: &[&str]) -> TlsConnector {
+    let mut config = tls.clone();
+    config.alpn_protocols = protocols.iter().map(|it| it.as_bytes().to_vec()).collect();
+    TlsConnector::from(Arc::new(config))
 }
 
 // === impl Upstreams ===
 
 impl Upstreams {
     /// An empty pool.
-    pub fn new(tls: Arc<rustls::ClientConfig>, bounds: &Bounds, counters: Arc<Counters>) -> Self {
+    pub fn new(
+        tls: &rustls::ClientConfig,
+        reach: Arc<Reach>,
+        bounds: &Bounds,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             idle: RefCell::new(HashMap::default()),
-            tls: TlsConnector::from(tls),
+            multiplexed: RefCell::new(HashMap::default()),
+            tls: offering(tls, &["h2", "http/1.1"]),
+            tls_http1: offering(tls, &["http/1.1"]),
+            reach,
             idle_max: bounds.upstream_idle_per_host_max,
             idle_for: Duration::from_millis(bounds.upstream_idle_ms),
             counters,
         }
     }
 
-    /// An idle connection, the one used last: the others may then grow old and go.
-    pub fn reuse(&self, origin: &Origin) -> Option<Lease> {
+    /// A place on a connection of HTTP/2, or an idle connection of HTTP/1.1: the one used
+    /// last, so that the others may grow old and go.
+    pub fn reuse(&self, origin: &Origin, versions: Versions) -> Option<Lease> {
+        if origin.scheme == Scheme::Https
+            && versions == Versions::Any
+            && let Some(lease) = self.share(origin)
+        {
+            return Some(lease);
+        }
         let mut pools = self.idle.borrow_mut();
         let pool = pools.get_mut(origin)?;
         let mut at = pool.len();
@@ -177,8 +180,10 @@ impl Upstreams {
             {
                 add(&self.counters.upstream_reuses, 1);
                 return Some(Lease {
-                    sender: idle.sender,
-                    link: idle.link,
+                    way: Way::Http1 {
+                        sender: idle.sender,
+                        link: idle.link,
+                    },
                     origin: origin.clone(),
                     is_reused: true,
                 });
@@ -195,19 +200,24 @@ impl Upstreams {
         &self,
         origin: &Origin,
         literal: Option<IpAddr>,
+        versions: Versions,
         within: Duration,
     ) -> Result<Lease, ConnectError> {
-        tokio::time::timeout(within, self.connect_to_any(origin, literal))
+        tokio::time::timeout(within, self.connect_to_any(origin, literal, versions))
             .await
             .map_err(|_| ConnectError::Timeout)?
     }
 
     /// Takes a connection back after a whole exchange.
     pub fn give_back(&self, lease: Lease, now: Instant) {
-        lease.link.bell.task.take();
+        let Way::Http1 { sender, link } = lease.way else {
+            // Its place is free from here on.
+            return;
+        };
+        link.let_go();
         let idle = Idle {
-            sender: lease.sender,
-            link: lease.link,
+            sender,
+            link,
             since: now,
         };
         idle.look();
@@ -232,38 +242,55 @@ impl Upstreams {
             });
             !pool.is_empty()
         });
+        self.multiplexed.borrow_mut().retain(|_, pool| {
+            pool.retain(|it| it.is_wanted(now, self.idle_for));
+            !pool.is_empty()
+        });
+    }
+
+    /// A place on a connection of HTTP/2 that is there.
+    fn share(&self, origin: &Origin) -> Option<Lease> {
+        let pools = self.multiplexed.borrow();
+        let (sender, place) = pools.get(origin)?.iter().find_map(Multiplexed::enter)?;
+        add(&self.counters.upstream_reuses, 1);
+        Some(Lease {
+            way: Way::Http2 { sender, place },
+            origin: origin.clone(),
+            is_reused: true,
+        })
     }
 
     async fn connect_to_any(
         &self,
         origin: &Origin,
         literal: Option<IpAddr>,
+        versions: Versions,
     ) -> Result<Lease, ConnectError> {
-        let addresses: Vec<SocketAddr> = match literal {
-            Some(address) => vec![SocketAddr::new(address, origin.port)],
-            None => tokio::net::lookup_host((&*origin.host, origin.port))
-                .await
-                .map_err(ConnectError::Unreachable)?
-                .collect(),
-        };
-        if addresses
-            .iter()
-            .any(|&address| !may_connect(address, origin.allowance))
-        {
-            return Err(ConnectError::Unsafe);
-        }
+        let addresses = self
+            .reach
+            .addresses(&origin.host, literal, origin.port, origin.allowance)
+            .await
+            .map_err(|err| match err {
+                reach::Error::Unsafe => ConnectError::Unsafe,
+                reach::Error::Unresolved(err) => ConnectError::Unreachable(err),
+            })?;
         let mut failure =
             std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
             match TcpStream::connect(address).await {
-                Ok(stream) => return self.greet(origin, stream).await,
+                Ok(stream) => return self.greet(origin, stream, versions).await,
                 Err(err) => failure = err,
             }
         }
         Err(ConnectError::Unreachable(failure))
     }
 
-    async fn greet(&self, origin: &Origin, stream: TcpStream) -> Result<Lease, ConnectError> {
+    async fn greet(
+        &self,
+        origin: &Origin,
+        stream: TcpStream,
+        versions: Versions,
+    ) -> Result<Lease, ConnectError> {
         add(&self.counters.upstream_connects, 1);
         // Small writes go out at once; a request is written in one piece anyway.
         let _ = stream.set_nodelay(true);
@@ -273,56 +300,48 @@ impl Upstreams {
                 let name = origin.host.trim_start_matches('[').trim_end_matches(']');
                 let name = ServerName::try_from(name.to_owned())
                     .map_err(|err| ConnectError::Tls(std::io::Error::other(err)))?;
-                let stream = self
-                    .tls
-                    .connect(name, stream)
-                    .await
-                    .map_err(ConnectError::Tls)?;
+                let tls = match versions {
+                    Versions::Any => &self.tls,
+                    Versions::Http1 => &self.tls_http1,
+                };
+                let stream = tls.connect(name, stream).await.map_err(ConnectError::Tls)?;
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    return self.multiplex(origin, stream).await;
+                }
                 speak(stream).await
             }
         }?;
         Ok(Lease {
-            sender,
-            link: Rc::new(link),
+            way: Way::Http1 {
+                sender,
+                link: Rc::new(link),
+            },
             origin: origin.clone(),
             is_reused: false,
         })
     }
-}
 
-// === impl Lease ===
-
-impl Lease {
-    /// The side that reads and writes.
-    pub fn link(&self) -> &Rc<Link> {
-        &self.link
-    }
-
-    /// Reads and writes as far as that goes without waiting; `cx` is woken when there is
-    /// more.
-    pub fn drive(&self, cx: &Context<'_>) {
-        self.link.drive(cx);
-    }
-
-    /// The next piece of an answer that the last [`Self::drive`] brought. It wakes nobody:
-    /// who gets [`Poll::Pending`] drives and asks again.
-    pub fn poll_frame(
+    async fn multiplex(
         &self,
-        incoming: &mut Incoming,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.link.quietly(|| Pin::new(incoming).poll_frame(&mut cx))
-    }
-
-    /// Takes a request, which goes out while the connection is driven. When nothing of it
-    /// was sent, the error holds it.
-    pub fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
-    {
-        let Self { sender, link, .. } = self;
-        link.quietly(|| sender.try_send_request(request))
+        origin: &Origin,
+        stream: TlsStream<TcpStream>,
+    ) -> Result<Lease, ConnectError> {
+        // Others may have connected meanwhile; then theirs serves all.
+        if let Some(lease) = self.share(origin) {
+            return Ok(lease);
+        }
+        let opened = Multiplexed::open(stream).await?;
+        let Some((sender, place)) = opened.enter() else {
+            let closed = std::io::ErrorKind::ConnectionAborted.into();
+            return Err(ConnectError::Unreachable(closed));
+        };
+        let mut pools = self.multiplexed.borrow_mut();
+        pools.entry(origin.clone()).or_default().push(opened);
+        Ok(Lease {
+            way: Way::Http2 { sender, place },
+            origin: origin.clone(),
+            is_reused: false,
+        })
     }
 }
 
@@ -331,74 +350,8 @@ impl Lease {
 impl Idle {
     /// Lets the connection notice what happened meanwhile, above all its end.
     fn look(&self) {
-        if self.link.bell.rang.load(Ordering::Relaxed) || !self.sender.is_ready() {
+        if self.link.rang() || !self.sender.is_ready() {
             self.link.turn();
-        }
-    }
-}
-
-// === impl Link ===
-
-impl Link {
-    fn new(machine: Machine) -> Self {
-        let bell = Arc::new(Bell::default());
-        Self {
-            machine: RefCell::new(Some(machine)),
-            waker: Waker::from(Arc::clone(&bell)),
-            bell,
-        }
-    }
-
-    /// Reads and writes as far as that goes without waiting; `cx` is woken when there is
-    /// more.
-    pub fn drive(&self, cx: &Context<'_>) {
-        self.bell.task.register(cx.waker());
-        self.turn();
-    }
-
-    fn turn(&self) {
-        self.bell.rang.store(false, Ordering::Relaxed);
-        let mut machine = self.machine.borrow_mut();
-        let Some(running) = machine.as_mut() else {
-            return;
-        };
-        let mut cx = Context::from_waker(&self.waker);
-        if let Poll::Ready(outcome) = running.as_mut().poll(&mut cx) {
-            *machine = None;
-            if let Err(err) = outcome {
-                tracing::debug!(error = %err, "a connection to an upstream ended");
-            }
-        }
-    }
-
-    /// Does something that would ring the bell, for who runs the machine next anyway.
-    fn quietly<T>(&self, act: impl FnOnce() -> T) -> T {
-        self.bell.is_muted.store(true, Ordering::Relaxed);
-        let done = act();
-        self.bell.is_muted.store(false, Ordering::Relaxed);
-        done
-    }
-}
-
-impl std::fmt::Debug for Link {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link")
-            .field("bell", &self.bell)
-            .finish_non_exhaustive()
-    }
-}
-
-// === impl Bell ===
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.is_muted.load(Ordering::Relaxed) {
-            self.rang.store(true, Ordering::Relaxed);
-            self.task.wake();
         }
     }
 }
@@ -412,7 +365,7 @@ async fn speak(
         .handshake(TokioIo::new(Gather(stream)))
         .await
         .map_err(|err| ConnectError::Unreachable(std::io::Error::other(err)))?;
-    Ok((sender, Link::new(Box::pin(connection))))
+    Ok((sender, Link::new(connection)))
 }
 
 #[cfg(test)]

@@ -4,14 +4,17 @@ use schemas::{Position, Timestamp, WorkspaceId};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
+use crate::denied::Denied;
 use crate::event::{Event, Recorded, Stream};
 use crate::instance::Instance;
 use crate::key::Key;
 use crate::refusal::Refusal;
+use crate::service_account::ServiceAccount;
 use crate::target::Target;
+use crate::team::Team;
 use crate::text::SecretLook;
 use crate::workspace::Workspace;
-use crate::{instance, key, target, workspace};
+use crate::{denied, instance, key, service_account, target, team, workspace};
 
 /// One aggregate, folded from its stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +26,12 @@ pub enum Aggregate {
     Workspace(Box<Workspace>),
     /// A target.
     Target(Box<Target>),
+    /// What was denied in a workspace of late.
+    Denied(Box<Denied>),
+    /// A team.
+    Team(Box<Team>),
+    /// A service account.
+    ServiceAccount(Box<ServiceAccount>),
     /// The installation.
     Instance(Box<Instance>),
 }
@@ -34,6 +43,9 @@ impl Aggregate {
             Self::Key(it) => it.version,
             Self::Workspace(it) => it.version,
             Self::Target(it) => it.version,
+            Self::Denied(it) => it.version,
+            Self::Team(it) => it.version,
+            Self::ServiceAccount(it) => it.version,
             Self::Instance(it) => it.version,
         }
     }
@@ -44,6 +56,9 @@ impl Aggregate {
             Self::Key(it) => it.position,
             Self::Workspace(it) => it.position,
             Self::Target(it) => it.position,
+            Self::Denied(it) => it.position,
+            Self::Team(it) => it.position,
+            Self::ServiceAccount(it) => it.position,
             Self::Instance(it) => it.position,
         }
     }
@@ -54,6 +69,9 @@ impl Aggregate {
             Self::Key(it) => Some(it.workspace_id),
             Self::Workspace(it) => Some(it.id),
             Self::Target(it) => Some(it.workspace_id),
+            Self::Denied(it) => Some(it.workspace_id),
+            Self::Team(it) => Some(it.workspace_id),
+            Self::ServiceAccount(it) => Some(it.workspace_id),
             Self::Instance(_) => None,
         }
     }
@@ -76,13 +94,25 @@ pub fn decide(
         }
         (Command::Key(_, command), _) => key::decide(None, command, now, look),
         (Command::Workspace(_, command), Some(Aggregate::Workspace(it))) => {
-            workspace::decide(Some(it), command, look)
+            workspace::decide(Some(it), command, now, look)
         }
-        (Command::Workspace(_, command), _) => workspace::decide(None, command, look),
+        (Command::Workspace(_, command), _) => workspace::decide(None, command, now, look),
         (Command::Target(_, command), Some(Aggregate::Target(it))) => {
             target::decide(Some(it), command, look)
         }
         (Command::Target(_, command), _) => target::decide(None, command, look),
+        (Command::Access(_, command), Some(Aggregate::Denied(it))) => {
+            Ok(denied::decide(Some(it), command, now))
+        }
+        (Command::Access(_, command), _) => Ok(denied::decide(None, command, now)),
+        (Command::Team(_, command), Some(Aggregate::Team(it))) => {
+            team::decide(Some(it), command, look)
+        }
+        (Command::Team(_, command), _) => team::decide(None, command, look),
+        (Command::ServiceAccount(_, command), Some(Aggregate::ServiceAccount(it))) => {
+            service_account::decide(Some(it), command, look)
+        }
+        (Command::ServiceAccount(_, command), _) => service_account::decide(None, command, look),
         (Command::Instance(command), Some(Aggregate::Instance(it))) => {
             instance::decide(Some(it), command)
         }
@@ -114,6 +144,28 @@ pub fn evolve(aggregate: Option<Aggregate>, recorded: &Recorded) -> Option<Aggre
                 _ => None,
             };
             target::evolve(before, recorded).map(|it| Aggregate::Target(Box::new(it)))
+        }
+        Stream::Access(_) => {
+            let before = match aggregate {
+                Some(Aggregate::Denied(it)) => Some(*it),
+                _ => None,
+            };
+            denied::evolve(before, recorded).map(|it| Aggregate::Denied(Box::new(it)))
+        }
+        Stream::Team(_) => {
+            let before = match aggregate {
+                Some(Aggregate::Team(it)) => Some(*it),
+                _ => None,
+            };
+            team::evolve(before, recorded).map(|it| Aggregate::Team(Box::new(it)))
+        }
+        Stream::ServiceAccount(_) => {
+            let before = match aggregate {
+                Some(Aggregate::ServiceAccount(it)) => Some(*it),
+                _ => None,
+            };
+            service_account::evolve(before, recorded)
+                .map(|it| Aggregate::ServiceAccount(Box::new(it)))
         }
         Stream::Instance => {
             let before = match aggregate {

@@ -7,6 +7,7 @@
 //! that came before.
 
 use schemas::api::Actor;
+use schemas::entry::Access;
 use schemas::{EventId, LineageId, Position, Timestamp, WorkspaceId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,8 +29,31 @@ pub struct Upcast {
     pub step: fn(&mut Value),
 }
 
-/// All steps there are. None yet: every type is in its first version.
-pub const UPCASTS: &[Upcast] = &[];
+/// All steps there are. A type gets a new version also where only a field was added that
+/// older builds would ignore, if what they would make of the event without it lets more
+/// through than it should.
+pub const UPCASTS: &[Upcast] = &[
+    Upcast {
+        kind: "key.created",
+        from: 1,
+        step: inherit_access,
+    },
+    Upcast {
+        kind: "key.updated",
+        from: 1,
+        step: keep,
+    },
+    Upcast {
+        kind: "target.created",
+        from: 1,
+        step: without_groups_and_credential,
+    },
+    Upcast {
+        kind: "target.updated",
+        from: 1,
+        step: keep,
+    },
+];
 
 /// A SHA-256.
 pub type Hash = [u8; 32];
@@ -149,6 +173,25 @@ fn kind_and_data(event: &Event) -> Result<(String, Value), Error> {
     tagged
         .map(|it| (it.kind, it.data))
         .map_err(Error::Malformed)
+}
+
+/// Before there was access, every key could go to all targets of its workspace.
+fn inherit_access(data: &mut Value) {
+    set_where_absent(data, "access", serde_json::json!(Access::default()));
+}
+
+fn without_groups_and_credential(data: &mut Value) {
+    set_where_absent(data, "groups", serde_json::json!([]));
+    set_where_absent(data, "credential", Value::Null);
+}
+
+/// Nothing that was written before changes its meaning.
+fn keep(_: &mut Value) {}
+
+fn set_where_absent(data: &mut Value, member: &str, value: Value) {
+    if let Some(members) = data.as_object_mut() {
+        members.entry(member).or_insert(value);
+    }
 }
 
 fn newest(kind: &str, upcasts: &[Upcast]) -> u32 {

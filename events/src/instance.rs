@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use schemas::api::SignUp;
 use schemas::entry::ErrorProfile;
 use schemas::{AccountId, PlanLimits, Position};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub struct Settings {
     pub global_limits: PlanLimits,
     /// The shape of error bodies for callers without a workspace.
     pub error_profile: ErrorProfile,
+    /// Who may make an account; `None` is as the installation is configured.
+    pub sign_up: Option<SignUp>,
 }
 
 /// What follows from a command, or why nothing does.
@@ -51,9 +54,30 @@ pub fn decide(
                 Err(Refusal::Exists("owner"))
             }
         }
+        InstanceCommand::AddOperator { account_id } => {
+            Ok(if before.operators.contains(account_id) {
+                vec![]
+            } else {
+                vec![Event::OperatorAdded {
+                    account_id: *account_id,
+                }]
+            })
+        }
+        InstanceCommand::RemoveOperator { account_id } => {
+            if !before.operators.contains(account_id) {
+                Err(Refusal::NotFound("operator"))
+            } else if before.operators.len() == 1 {
+                Err(Refusal::LastOperator)
+            } else {
+                Ok(vec![Event::OperatorRemoved {
+                    account_id: *account_id,
+                }])
+            }
+        }
         InstanceCommand::Patch {
             global_limits,
             error_profile,
+            sign_up,
         } => {
             let mut refusals = Vec::new();
             let after = Settings {
@@ -67,6 +91,7 @@ pub fn decide(
                     None => before.settings.error_profile,
                     Some(profile) => profile.unwrap_or_default(),
                 },
+                sign_up: sign_up.unwrap_or(before.settings.sign_up),
             };
             refusal::none(refusals)?;
             let changes = InstanceChanges::between(&before.settings, &after);
@@ -86,6 +111,9 @@ pub fn evolve(instance: Option<Instance>, recorded: &Recorded) -> Option<Instanc
         Event::OperatorAdded { account_id } => {
             instance.operators.insert(*account_id);
         }
+        Event::OperatorRemoved { account_id } => {
+            instance.operators.remove(account_id);
+        }
         Event::InstanceUpdated { changes } => changes.apply(&mut instance.settings),
         _ => {}
     }
@@ -93,3 +121,6 @@ pub fn evolve(instance: Option<Instance>, recorded: &Recorded) -> Option<Instanc
     instance.position = recorded.position;
     Some(instance)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,14 +7,17 @@
 use std::collections::BTreeMap;
 
 use schemas::api::{Actor, KeyStatus, Source};
-use schemas::entry::Owner;
+use schemas::entry::{Access, Owner};
 use schemas::{
     CredentialHash, Environment, KeyId, Limits, Position, SecretId, TeamId, Timestamp, WorkspaceId,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::access::{self, AccessPatch};
 use crate::command::{CreateKey, KeyCommand, LimitsPatch, MetadataPatch, PatchKey, RotateKey};
-use crate::event::{Event, KeyChanges, KeyRotated, Recorded, SecretEnding, SecretMade};
+use crate::event::{
+    Event, KeyChanges, KeyRotated, KeyTransfer, Recorded, SecretEnding, SecretMade,
+};
 use crate::refusal::{self, FieldRefusal, Refusal};
 use crate::text::{NAME_CHARS_MAX, SecretLook};
 
@@ -46,6 +49,9 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
     /// Rates.
     pub limits: Limits,
+    /// Where it may go, within what its team and workspace allow.
+    #[serde(default)]
+    pub access: Access,
     /// Labels for programs.
     pub metadata: BTreeMap<String, String>,
     /// The key that this one takes the place of.
@@ -193,6 +199,7 @@ pub fn decide(
             _ => vec![],
         }),
         KeyCommand::Patch(patch) => patch_key(key, patch, now, look),
+        KeyCommand::Transfer { owner, team_id } => Ok(transfer_key(key, *owner, *team_id)),
         KeyCommand::Rotate(rotate) => rotate_key(key, rotate, now, look).map(|event| vec![event]),
     }
 }
@@ -205,6 +212,7 @@ pub fn evolve(key: Option<Key>, recorded: &Recorded) -> Option<Key> {
     };
     match &recorded.event {
         Event::KeyUpdated { changes } => changes.apply(&mut key),
+        Event::KeyTransferred { changes } => changes.apply(&mut key),
         // Revoked is absorbing here too, whatever a log may hold.
         Event::KeyDeactivated {} if key.state == State::Active => key.state = State::Inactive,
         Event::KeyReactivated {} if key.state == State::Inactive => key.state = State::Active,
@@ -232,6 +240,7 @@ fn new_key(id: KeyId, created: &crate::event::KeyCreated, recorded: &Recorded) -
         owner: created.owner,
         expires_at: created.expires_at,
         limits: created.limits,
+        access: created.access.clone(),
         metadata: created.metadata.clone(),
         replaces: created.replaces,
         rotation_due_at: created.rotation_due_at,
@@ -267,16 +276,22 @@ fn create_key(create: &CreateKey, now: Timestamp, look: &SecretLook) -> Result<E
     let category = check_category(create.category.as_deref(), look, &mut refusals);
     check_future("expires_at", create.expires_at, now, &mut refusals);
     check_limits(&create.limits, &mut refusals);
+    let access = access::merged(
+        &Access::default(),
+        &AccessPatch::of(&create.access),
+        &mut refusals,
+    );
     check_metadata(&create.metadata, look, &mut refusals);
     refusal::none(refusals)?;
     Ok(Event::KeyCreated(Box::new(crate::event::KeyCreated {
         name,
         category,
         environment: create.environment,
-        team_id: None,
-        owner: None,
+        team_id: create.team_id,
+        owner: create.owner,
         expires_at: create.expires_at,
         limits: create.limits,
+        access,
         metadata: create.metadata.clone(),
         replaces: create.replaces,
         rotation_due_at: create.rotation_due_at,
@@ -303,21 +318,12 @@ fn patch_key(
         check_future("expires_at", expires_at, now, &mut refusals);
         after.expires_at = expires_at;
     }
-    match &patch.limits {
-        None => {}
-        Some(LimitsPatch::Clear) => after.limits = Limits::default(),
-        Some(LimitsPatch::Merge(members)) => {
-            for (name, value) in members {
-                match after.limits.get_mut(name) {
-                    Some(place) => *place = *value,
-                    None => refusals.push(FieldRefusal::invalid(
-                        format!("limits.{name}"),
-                        "not a limit",
-                    )),
-                }
-            }
-            check_limits(&after.limits, &mut refusals);
-        }
+    if let Some(limits) = &patch.limits {
+        after.limits = merge_limits(key.limits, limits, &mut refusals);
+        check_limits(&after.limits, &mut refusals);
+    }
+    if let Some(access) = &patch.access {
+        after.access = access::merged(&key.access, access, &mut refusals);
     }
     match &patch.metadata {
         None => {}
@@ -344,6 +350,20 @@ fn patch_key(
             changes: Box::new(changes),
         }]
     })
+}
+
+fn transfer_key(key: &Key, owner: Option<Owner>, team_id: Option<TeamId>) -> Vec<Event> {
+    let after = Key {
+        owner,
+        team_id,
+        ..key.clone()
+    };
+    let changes = KeyTransfer::between(key, &after);
+    if changes.is_empty() {
+        vec![]
+    } else {
+        vec![Event::KeyTransferred { changes }]
+    }
 }
 
 fn rotate_key(
@@ -427,7 +447,32 @@ fn check_future(
     }
 }
 
-fn check_limits(limits: &Limits, refusals: &mut Vec<FieldRefusal>) {
+/// Limits after their named members were set.
+pub(crate) fn merge_limits(
+    before: Limits,
+    patch: &LimitsPatch,
+    refusals: &mut Vec<FieldRefusal>,
+) -> Limits {
+    let mut after = before;
+    match patch {
+        LimitsPatch::Clear => after = Limits::default(),
+        LimitsPatch::Merge(members) => {
+            for (name, value) in members {
+                match after.get_mut(name) {
+                    Some(place) => *place = *value,
+                    None => refusals.push(FieldRefusal::invalid(
+                        format!("limits.{name}"),
+                        "one of rps, rpm, rph, rpd, tpm, tph and tpd",
+                    )),
+                }
+            }
+        }
+    }
+    after
+}
+
+/// Limits must be integers that JSON carries, and only those that are enforced.
+pub(crate) fn check_limits(limits: &Limits, refusals: &mut Vec<FieldRefusal>) {
     for name in ["rps", "rpm"] {
         if limits
             .get(name)

@@ -1,14 +1,20 @@
 #![doc = include_str!("../README.md")]
 
+pub mod access;
 pub mod aggregate;
+pub mod catalog;
 pub mod codec;
 pub mod command;
+pub mod denied;
 pub mod event;
 pub mod instance;
 pub mod key;
 pub mod project;
 pub mod refusal;
+pub mod self_service;
+pub mod service_account;
 pub mod target;
+pub mod team;
 pub mod text;
 pub mod workspace;
 

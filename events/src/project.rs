@@ -4,20 +4,19 @@
 //! that no list of "events that matter" can lag behind the events there are.
 
 use schemas::entry::{
-    Change, GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus, TargetPolicy,
-    WorkspacePolicy,
+    Change, GlobalPolicy, Owner, OwnerPolicy, Policy, PolicyEntry, Revision, SecretEntry,
+    SecretStatus, TargetPolicy, TeamPolicy, WorkspacePolicy,
 };
-use schemas::{CredentialHash, Position};
+use schemas::{CredentialHash, Limits, Position};
 
 use crate::Aggregate;
 use crate::event::Recorded;
 use crate::instance::Instance;
 use crate::key::{Key, Secret, State};
+use crate::service_account::ServiceAccount;
 use crate::target::Target;
+use crate::team::Team;
 use crate::workspace::Workspace;
-
-/// The oldest reader that understands every restriction in the entries made here.
-const MIN_READER: u32 = 1;
 
 /// The entries that `recorded` changed, given its aggregate before and after.
 pub fn project(before: Option<&Aggregate>, after: &Aggregate, recorded: &Recorded) -> Vec<Change> {
@@ -63,7 +62,7 @@ impl Bare {
             },
             Self::Policy(policy) => Change::Policy {
                 policy: PolicyEntry {
-                    min_reader: MIN_READER,
+                    min_reader: policy.min_reader(),
                     revision,
                     policy: *policy,
                 },
@@ -81,6 +80,10 @@ fn entries(aggregate: &Aggregate) -> Vec<Bare> {
             .collect(),
         Aggregate::Workspace(it) => vec![Bare::Policy(Box::new(workspace_policy(it)))],
         Aggregate::Target(it) => vec![Bare::Policy(Box::new(target_policy(it)))],
+        // No proxy needs to know.
+        Aggregate::Denied(_) => vec![],
+        Aggregate::Team(it) => vec![Bare::Policy(Box::new(team_policy(it)))],
+        Aggregate::ServiceAccount(it) => vec![Bare::Policy(Box::new(owner_policy(it)))],
         Aggregate::Instance(it) => vec![Bare::Policy(Box::new(global_policy(it)))],
     }
 }
@@ -88,7 +91,7 @@ fn entries(aggregate: &Aggregate) -> Vec<Bare> {
 fn secret_entry(key: &Key, secret: &Secret) -> SecretEntry {
     const UNSET: Position = 0;
     SecretEntry {
-        min_reader: MIN_READER,
+        min_reader: key.access.min_reader(),
         revision: Revision {
             generation: 0,
             rev: UNSET,
@@ -103,6 +106,7 @@ fn secret_entry(key: &Key, secret: &Secret) -> SecretEntry {
         owner: key.owner,
         name: key.name.clone(),
         limits: key.limits,
+        access: key.access.clone(),
     }
 }
 
@@ -124,7 +128,7 @@ fn secret_status(key: &Key, secret: &Secret) -> SecretStatus {
 fn workspace_policy(workspace: &Workspace) -> Policy {
     Policy::Workspace(WorkspacePolicy {
         workspace_id: workspace.id,
-        suspended: false,
+        suspended: workspace.suspended,
         plan_limits: workspace.settings.plan_limits,
         error_profile: workspace.settings.error_profile,
         allow_query_key: workspace.settings.allow_query_key,
@@ -147,6 +151,30 @@ fn target_policy(target: &Target) -> Policy {
         allow_set_cookie: fields.allow_set_cookie,
         timeouts: fields.timeouts,
         bodies: fields.bodies,
+        groups: fields.groups.clone(),
+        credential: fields.credential.clone(),
+    })
+}
+
+/// A deleted team has no live keys; blocked, none can come back.
+fn team_policy(team: &Team) -> Policy {
+    Policy::Team(TeamPolicy {
+        team_id: team.id,
+        workspace_id: team.workspace_id,
+        blocked: team.fields.blocked || team.deleted,
+        limits: team.fields.limits,
+        access: team.fields.access.clone(),
+    })
+}
+
+/// Only service accounts are ever stopped as owners: what stops a person's keys is an event
+/// of each key.
+fn owner_policy(account: &ServiceAccount) -> Policy {
+    Policy::Owner(OwnerPolicy {
+        owner: Owner::ServiceAccount(account.id),
+        workspace_id: account.workspace_id,
+        blocked: !account.active,
+        limits: Limits::default(),
     })
 }
 

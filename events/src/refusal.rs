@@ -1,5 +1,7 @@
 //! The domain's "no". It knows nothing of HTTP; the edge turns it into an answer.
 
+use schemas::api::SelfServiceRule;
+
 /// Why a command changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -15,6 +17,9 @@ pub enum Refusal {
     /// Another one of the workspace has this name or address.
     #[error("the {0} is taken")]
     NameTaken(&'static str),
+    /// Something else still needs it.
+    #[error("the {0}")]
+    InUse(&'static str),
     /// A revoked key stays revoked.
     #[error("the key is revoked for good")]
     KeyRevoked,
@@ -27,6 +32,35 @@ pub enum Refusal {
     /// Two secrets are live already.
     #[error("two secrets are live already")]
     RotationInProgress,
+    /// A rule of the team's self-service says no, whatever the fields are.
+    #[error("the team's self-service does not allow this: {}", .0.as_str())]
+    SelfService(SelfServiceRule),
+    /// A team with keys cannot be deleted.
+    #[error("the team has keys")]
+    TeamHasKeys,
+    /// The role of whoever asks does not reach this.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// A workspace has at least one owner who is let in.
+    #[error("this is the last active owner of the workspace; make somebody else one first")]
+    LastOwner,
+    /// The member owns keys, and what becomes of them was not said.
+    #[error(
+        "the member owns {count} keys; say ?keys=revoke or ?keys=transfer&to=<service account>"
+    )]
+    MemberOwnsKeys {
+        /// How many.
+        count: u64,
+    },
+    /// More keys than follow a member in one transaction.
+    #[error("the member owns {count} keys, too many to go at once")]
+    TooManyKeys {
+        /// How many.
+        count: u64,
+    },
+    /// An installation has at least one operator.
+    #[error("this is the last operator; make somebody else one first")]
+    LastOperator,
     /// The resource is at another version than the command was made for.
     #[error("the resource is at version {actual}")]
     VersionMismatch {
@@ -68,6 +102,8 @@ pub enum FieldCode {
     HostNotAllowed,
     /// What it promises is not enforced yet.
     NotAvailable,
+    /// A rule of the team's self-service says no.
+    SelfService(SelfServiceRule),
 }
 
 /// `Ok` when nothing was refused.

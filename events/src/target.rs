@@ -3,16 +3,18 @@
 //! Rules here are about the *name* of a host. Whether an address may be connected to is
 //! judged by the proxy at request time, since a name can point anywhere tomorrow.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+mod host;
 
-use schemas::entry::{Bodies, Scheme, Timeouts};
+use std::collections::BTreeMap;
+
+use schemas::entry::{Bodies, GROUPS_MAX, Scheme, Timeouts};
 use schemas::{Position, TargetId, Timestamp, WorkspaceId};
 use serde::{Deserialize, Serialize};
 
+use crate::catalog;
 use crate::command::{CreateTarget, PatchTarget, TargetCommand, TargetRules};
 use crate::event::{Event, Recorded, Stream, TargetChanges, TargetFields};
-use crate::refusal::{self, FieldCode, FieldRefusal, Refusal};
+use crate::refusal::{self, FieldRefusal, Refusal};
 use crate::text::SecretLook;
 
 const NAME_CHARS_MAX: usize = 64;
@@ -130,7 +132,7 @@ fn created(create: &CreateTarget) -> Draft {
     let extra_ports = to_ports(&create.extra_ports, &mut refusals);
     let fields = TargetFields {
         name: create.name.trim().to_owned(),
-        host: normal_host(&create.host),
+        host: host::normal(&create.host),
         scheme: create.scheme,
         port,
         extra_ports,
@@ -139,6 +141,8 @@ fn created(create: &CreateTarget) -> Draft {
         bodies: create.bodies,
         allow_set_cookie: create.allow_set_cookie,
         allow_private: create.allow_private,
+        groups: in_order(&create.groups),
+        credential: create.credential.clone(),
     };
     (fields, refusals)
 }
@@ -150,7 +154,7 @@ fn patched(before: &TargetFields, patch: &PatchTarget) -> Draft {
         after.name = name.trim().to_owned();
     }
     if let Some(host) = &patch.host {
-        after.host = normal_host(host);
+        after.host = host::normal(host);
     }
     if let Some(scheme) = patch.scheme {
         // A port that nobody chose follows the scheme.
@@ -181,6 +185,12 @@ fn patched(before: &TargetFields, patch: &PatchTarget) -> Draft {
     }
     if let Some(allow) = patch.allow_private {
         after.allow_private = allow;
+    }
+    if let Some(groups) = &patch.groups {
+        after.groups = in_order(groups);
+    }
+    if let Some(credential) = &patch.credential {
+        after.credential.clone_from(credential);
     }
     (after, refusals)
 }
@@ -250,8 +260,11 @@ fn to_ports(ports: &[u64], refusals: &mut Vec<FieldRefusal>) -> Vec<u16> {
     ports
 }
 
-fn normal_host(host: &str) -> String {
-    host.trim().trim_end_matches('.').to_ascii_lowercase()
+fn in_order(groups: &[String]) -> Vec<String> {
+    let mut groups = groups.to_vec();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
 }
 
 fn normal_base_path(path: &str) -> String {
@@ -267,7 +280,7 @@ fn checked(
     place: Option<&TargetRules>,
     look: &SecretLook,
 ) -> Result<TargetFields, Refusal> {
-    if !is_target_name(&fields.name) {
+    if !catalog::is_name(&fields.name) {
         refusals.push(FieldRefusal::invalid(
             "name",
             format!(
@@ -284,9 +297,15 @@ fn checked(
             "empty, or '/' and path segments without '.', '..', '//', '%', '?', '#' and '\\'",
         ));
     }
+    if fields.groups.len() > GROUPS_MAX {
+        refusals.push(FieldRefusal::invalid(
+            "groups",
+            format!("at most {GROUPS_MAX} groups"),
+        ));
+    }
     if let Some(rules) = place {
         check_private(&fields, rules, &mut refusals);
-        check_host(&fields, &mut refusals);
+        host::check(&fields, &rules.own, &mut refusals);
         check_ports(&fields, &mut refusals);
     }
     check_range(
@@ -347,113 +366,8 @@ fn check_private(fields: &TargetFields, rules: &TargetRules, refusals: &mut Vec<
     }
 }
 
-fn check_host(fields: &TargetFields, refusals: &mut Vec<FieldRefusal>) {
-    let host = fields.host.as_str();
-    let mut refuse = |code, detail: &str| {
-        refusals.push(FieldRefusal {
-            field: "host".to_owned(),
-            code,
-            detail: detail.to_owned(),
-        });
-    };
-    if host.starts_with("*.") {
-        refuse(
-            FieldCode::NotAvailable,
-            "wildcards are not available yet: name the host",
-        );
-        return;
-    }
-    let literal = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<IpAddr>();
-    if let Ok(address) = literal {
-        if matches!(address, IpAddr::V6(_)) != host.starts_with('[') {
-            refuse(
-                FieldCode::Invalid,
-                "an IPv6 address stands in brackets, as in a URL",
-            );
-        } else if !fields.allow_private {
-            refuse(
-                FieldCode::HostNotAllowed,
-                "a host name; an address needs allow_private, which needs [security] \
-                 allow_private_upstreams = true",
-            );
-        }
-        return;
-    }
-    if !is_host_name(host) {
-        refuse(
-            FieldCode::Invalid,
-            "a host name such as api.example.com, without scheme or port",
-        );
-    } else if is_internal_name(host) && !fields.allow_private {
-        refuse(
-            FieldCode::HostNotAllowed,
-            "a public host name; an internal one needs allow_private, which needs [security] \
-             allow_private_upstreams = true",
-        );
-    }
-}
-
-/// Letters, digits and hyphens in labels of 1 to 63 (RFC 1123, 2.1); a last label of
-/// digits only would be read as an address by some.
-fn is_host_name(host: &str) -> bool {
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let last_is_number = host
-        .rsplit('.')
-        .next()
-        .is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()))
-        || host
-            .rsplit('.')
-            .next()
-            .is_some_and(|label| label.starts_with("0x"));
-    host.len() <= 253 && host.split('.').all(is_label) && !last_is_number
-}
-
-/// Names that only mean something inside a network (RFC 6761, RFC 6762, RFC 8375, ICANN's
-/// `.internal`), and names of a single label.
-fn is_internal_name(host: &str) -> bool {
-    const SUFFIXES: [&str; 14] = [
-        "localhost",
-        "local",
-        "internal",
-        "intranet",
-        "private",
-        "corp",
-        "home",
-        "lan",
-        "home.arpa",
-        "localdomain",
-        "test",
-        "invalid",
-        "onion",
-        "alt",
-    ];
-    !host.contains('.')
-        || SUFFIXES.iter().any(|suffix| {
-            host.strip_suffix(suffix)
-                .is_some_and(|rest| rest.ends_with('.'))
-        })
-}
-
 fn is_allowed_port(port: u16) -> bool {
     matches!(port, 80 | 443 | 1024..) && !FORBIDDEN_PORTS.contains(&port)
-}
-
-fn is_target_name(name: &str) -> bool {
-    (1..=NAME_CHARS_MAX).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-        && name.as_bytes()[0].is_ascii_alphanumeric()
 }
 
 /// Only what no decoder can read in two ways: no escapes, no dot segments, no doubled or

@@ -1,13 +1,22 @@
-//! A workspace: the settings that hold for all its keys.
+//! A workspace: its people, and the settings that hold for all its keys.
+
+pub mod invitations;
+pub mod members;
+
+use std::collections::BTreeMap;
 
 use schemas::entry::ErrorProfile;
-use schemas::{AccountId, PlanLimits, Position, Timestamp, WorkspaceId};
+use schemas::{AccountId, InvitationId, PlanLimits, Position, Role, Timestamp, WorkspaceId};
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::{self, Catalog};
 use crate::command::{PatchWorkspace, WorkspaceCommand, merge_plan_limits};
 use crate::event::{Event, Recorded, Stream, WorkspaceChanges};
 use crate::refusal::{self, FieldRefusal, Refusal};
 use crate::text::{NAME_CHARS_MAX, SecretLook};
+
+pub use invitations::Invitation;
+pub use members::Member;
 
 /// The longest overlap of a rotation unless a workspace says less: 30 days, in seconds.
 pub const ROTATION_OVERLAP_MAX_SECONDS: u64 = 30 * 24 * 60 * 60;
@@ -17,10 +26,18 @@ pub const ROTATION_OVERLAP_MAX_SECONDS: u64 = 30 * 24 * 60 * 60;
 pub struct Workspace {
     /// The workspace's id.
     pub id: WorkspaceId,
-    /// Its first owner.
-    pub owner: AccountId,
     /// What can be changed.
     pub settings: Settings,
+    /// Its access groups and upstream credentials.
+    #[serde(default)]
+    pub catalog: Catalog,
+    /// Suspended by an operator: nobody of it is let in, and every key of it is refused.
+    pub suspended: bool,
+    /// Its people; those who were removed are not here.
+    pub members: BTreeMap<AccountId, Member>,
+    /// Who was asked in and has not come yet; those that ran out stay for a while, so that
+    /// they can be reissued.
+    pub invitations: BTreeMap<InvitationId, Invitation>,
     /// When it was made.
     pub created_at: Timestamp,
     /// Number of its last event.
@@ -42,30 +59,32 @@ pub struct Settings {
     pub rotation_overlap_max_seconds: u64,
     /// Whether the proxy reads `?x_api_key=`.
     pub allow_query_key: bool,
+    /// Whether members need a second factor.
+    pub require_totp: bool,
 }
 
-/// What follows from a command, or why nothing does.
+/// What follows from a command, or why nothing does. An empty list means that the
+/// workspace is already as asked.
 ///
 /// # Errors
 /// [`Refusal`].
 pub fn decide(
     workspace: Option<&Workspace>,
     command: &WorkspaceCommand,
+    now: Timestamp,
     look: &SecretLook,
 ) -> Result<Vec<Event>, Refusal> {
-    match (command, workspace) {
-        (WorkspaceCommand::Create { .. }, Some(_)) => Err(Refusal::Exists("workspace")),
-        (WorkspaceCommand::Create { name, owner }, None) => {
-            let mut refusals = Vec::new();
-            let name = look.check("name", name, NAME_CHARS_MAX, &mut refusals);
-            refusal::none(refusals)?;
-            Ok(vec![Event::WorkspaceCreated {
-                name,
-                owner: *owner,
-            }])
-        }
-        (WorkspaceCommand::Patch(_), None) => Err(Refusal::NotFound("workspace")),
-        (WorkspaceCommand::Patch(patch), Some(workspace)) => {
+    if let WorkspaceCommand::Create { name, owner } = command {
+        return match workspace {
+            Some(_) => Err(Refusal::Exists("workspace")),
+            None => create(name, *owner, look).map(|event| vec![event]),
+        };
+    }
+    let workspace = workspace.ok_or(Refusal::NotFound("workspace"))?;
+    match command {
+        WorkspaceCommand::Create { .. } => unreachable!("handled above"),
+        WorkspaceCommand::Catalog(command) => catalog::decide(&workspace.catalog, command, look),
+        WorkspaceCommand::Patch(patch) => {
             let after = patched(&workspace.settings, patch, look)?;
             let changes = WorkspaceChanges::between(&workspace.settings, &after);
             Ok(if changes.is_empty() {
@@ -74,6 +93,18 @@ pub fn decide(
                 vec![Event::WorkspaceUpdated { changes }]
             })
         }
+        WorkspaceCommand::Suspend => Ok(if workspace.suspended {
+            vec![]
+        } else {
+            vec![Event::WorkspaceSuspended {}]
+        }),
+        WorkspaceCommand::Reinstate => Ok(if workspace.suspended {
+            vec![Event::WorkspaceReinstated {}]
+        } else {
+            vec![]
+        }),
+        WorkspaceCommand::Member(command) => members::decide(workspace, command),
+        WorkspaceCommand::Invitation(command) => invitations::decide(workspace, command, now),
     }
 }
 
@@ -82,26 +113,43 @@ pub fn evolve(workspace: Option<Workspace>, recorded: &Recorded) -> Option<Works
     let mut workspace = match (&recorded.event, recorded.stream) {
         (Event::WorkspaceCreated { name, owner }, Stream::Workspace(id)) => Workspace {
             id,
-            owner: *owner,
             settings: Settings {
                 name: name.clone(),
                 plan_limits: PlanLimits::default(),
                 error_profile: None,
                 rotation_overlap_max_seconds: ROTATION_OVERLAP_MAX_SECONDS,
                 allow_query_key: false,
+                require_totp: false,
             },
+            catalog: Catalog::default(),
+            suspended: false,
+            members: [(*owner, Member::joined(Role::Owner, recorded.at))].into(),
+            invitations: BTreeMap::new(),
             created_at: recorded.at,
             version: recorded.stream_version,
             position: recorded.position,
         },
         _ => workspace?,
     };
-    if let Event::WorkspaceUpdated { changes } = &recorded.event {
-        changes.apply(&mut workspace.settings);
+    match &recorded.event {
+        Event::WorkspaceUpdated { changes } => changes.apply(&mut workspace.settings),
+        Event::WorkspaceSuspended {} => workspace.suspended = true,
+        Event::WorkspaceReinstated {} => workspace.suspended = false,
+        _ => {
+            members::evolve(&mut workspace, recorded);
+            invitations::evolve(&mut workspace, recorded);
+        }
     }
+    workspace.catalog.evolve(recorded);
     workspace.version = recorded.stream_version;
     workspace.position = recorded.position;
     Some(workspace)
+}
+
+fn create(name: &str, owner: AccountId, look: &SecretLook) -> Result<Event, Refusal> {
+    let mut refusals = Vec::new();
+    let name = look.check("name", name, NAME_CHARS_MAX, &mut refusals);
+    refusal::none(refusals).map(|()| Event::WorkspaceCreated { name, owner })
 }
 
 fn patched(
@@ -136,5 +184,11 @@ fn patched(
     if let Some(allow_query_key) = patch.allow_query_key {
         after.allow_query_key = allow_query_key;
     }
+    if let Some(require_totp) = patch.require_totp {
+        after.require_totp = require_totp;
+    }
     refusal::none(refusals).map(|()| after)
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use ops::probe;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use schemas::digest::{self, Leaf, Tree};
-use schemas::entry::{Change, Revision, SecretEntry, SecretStatus, decode_secret};
+use schemas::entry::{Access, Change, Revision, SecretEntry, SecretStatus, decode_secret};
 use schemas::fleet::RenewalAnswer;
 use schemas::name::{BUCKETS, bucket_of};
 use schemas::seal::{FleetSecret, Seal, Signed};
@@ -56,6 +56,8 @@ async fn main() -> anyhow::Result<()> {
     let config = data_plane::Config {
         listen: "127.0.0.1:0".parse()?,
         admin_listen: "127.0.0.1:0".parse()?,
+        authz_listen: None,
+        certificate: None,
         region: REGION.to_owned(),
         trust,
         proxy_id: "boot".to_owned(),
@@ -64,6 +66,7 @@ async fn main() -> anyhow::Result<()> {
         exempt_upstream: None,
         trusted_proxies: Vec::new(),
         drain_delay_ms: 0,
+        upstreams: data_plane::UpstreamConfig::default(),
         bounds: data_plane::Bounds::default(),
     };
     let started = Instant::now();
@@ -155,6 +158,7 @@ fn change(random: &mut SmallRng, rev: Position) -> Change {
                 rps: Some(10 + u64::from(bytes[31] % 8)),
                 ..Limits::default()
             },
+            access: Access::default(),
         },
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use clap::Parser;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -40,6 +40,9 @@ struct Args {
     /// A file with one key a line.
     #[arg(long)]
     keys: PathBuf,
+    /// Bytes in the body of every request; 0 is a GET without one.
+    #[arg(long, default_value_t = 0)]
+    body_bytes: usize,
     /// Connections that are kept open.
     #[arg(long, default_value_t = 64)]
     connections: usize,
@@ -101,10 +104,14 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// Every request that may be sent: two for each key.
-fn prepare(args: &Args) -> anyhow::Result<Vec<Request<Empty<Bytes>>>> {
+fn prepare(args: &Args) -> anyhow::Result<Vec<Request<Full<Bytes>>>> {
     let keys = read_keys(&args.keys)?;
+    let body = Bytes::from(vec![b'x'; args.body_bytes]);
+    let method = if body.is_empty() { "GET" } else { "POST" };
     let plain = || {
-        Request::get(&args.path)
+        Request::builder()
+            .method(method)
+            .uri(&args.path)
             .header("host", args.addr.to_string())
             .header("accept", "*/*")
             .header("user-agent", "bench/1.0")
@@ -118,7 +125,7 @@ fn prepare(args: &Args) -> anyhow::Result<Vec<Request<Empty<Bytes>>>> {
                 plain().header("authorization", format!("Bearer {key}")),
             ]
         })
-        .map(|request| Ok(request.body(Empty::new())?))
+        .map(|request| Ok(request.body(Full::new(body.clone()))?))
         .collect()
 }
 
@@ -129,7 +136,7 @@ fn read_keys(path: &Path) -> anyhow::Result<Vec<String>> {
     Ok(keys)
 }
 
-async fn connect(addr: SocketAddr) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
+async fn connect(addr: SocketAddr) -> anyhow::Result<SendRequest<Full<Bytes>>> {
     let stream = TcpStream::connect(addr).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
@@ -161,8 +168,8 @@ fn pace(rate: u32, started: Instant, until: Instant, due: &mpsc::UnboundedSender
 }
 
 async fn closed(
-    mut sender: SendRequest<Empty<Bytes>>,
-    requests: Arc<Vec<Request<Empty<Bytes>>>>,
+    mut sender: SendRequest<Full<Bytes>>,
+    requests: Arc<Vec<Request<Full<Bytes>>>>,
     mut random: Random,
     counted_from: Instant,
     until: Instant,
@@ -179,8 +186,8 @@ async fn closed(
 }
 
 async fn open(
-    mut sender: SendRequest<Empty<Bytes>>,
-    requests: Arc<Vec<Request<Empty<Bytes>>>>,
+    mut sender: SendRequest<Full<Bytes>>,
+    requests: Arc<Vec<Request<Full<Bytes>>>>,
     mut random: Random,
     counted_from: Instant,
     due: Arc<Mutex<mpsc::UnboundedReceiver<Instant>>>,
@@ -195,13 +202,13 @@ async fn open(
     }
 }
 
-fn draw(requests: &[Request<Empty<Bytes>>], random: &mut Random) -> Request<Empty<Bytes>> {
+fn draw(requests: &[Request<Full<Bytes>>], random: &mut Random) -> Request<Full<Bytes>> {
     requests[random.random_range(0..requests.len())].clone()
 }
 
 async fn send(
-    sender: &mut SendRequest<Empty<Bytes>>,
-    request: Request<Empty<Bytes>>,
+    sender: &mut SendRequest<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
     start: Instant,
     counted_from: Instant,
     seen: &mut Seen,

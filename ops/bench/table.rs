@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context as _, ensure};
 use data_plane::table::KeyTable;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
-use schemas::entry::{BadEntry, Change, Revision, SecretEntry, SecretStatus};
+use schemas::entry::{Access, BadEntry, Change, Revision, SecretEntry, SecretStatus};
 use schemas::name::{BUCKETS, bucket_of};
 use schemas::{CredentialHash, KeyId, Limits, Position, SecretId, WorkspaceId};
 use serde_json::json;
@@ -105,6 +105,7 @@ fn entry(hash: &CredentialHash, rev: Position, status: SecretStatus) -> SecretEn
             rpm: Some(100 + u64::from(bytes[31] % 8)),
             ..Limits::default()
         },
+        access: Access::default(),
     }
 }
 

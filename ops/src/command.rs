@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 
+mod account;
 mod audit_verify;
 mod bootstrap;
 mod config_check;
@@ -59,6 +60,9 @@ enum Command {
     Migrate,
     /// Make the first owner, a workspace and a control token.
     Bootstrap(bootstrap::Args),
+    /// Suspend the accounts of people, or end that.
+    #[command(subcommand)]
+    Account(AccountCommand),
     /// Fold the log and print the state as it was.
     Replay(replay::Args),
     /// Look for changes that nobody should have made.
@@ -70,6 +74,14 @@ enum Command {
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum AccountCommand {
+    /// Let somebody in no more: no log-in, no session, no token.
+    Suspend(account::Args),
+    /// Let them in again.
+    Reinstate(account::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -132,6 +144,12 @@ async fn dispatch(Cli { common, command }: Cli) -> anyhow::Result<Outcome> {
         Command::DataPlane => data_plane::run(&common).await,
         Command::Migrate => migrate::run(&common).await,
         Command::Bootstrap(args) => bootstrap::run(&common, args).await,
+        Command::Account(AccountCommand::Suspend(args)) => {
+            account::suspend(&common, &args, true).await
+        }
+        Command::Account(AccountCommand::Reinstate(args)) => {
+            account::suspend(&common, &args, false).await
+        }
         Command::Replay(args) => replay::run(&common, args).await,
         Command::Audit(AuditCommand::Verify) => audit_verify::run(&common).await,
         Command::Region(RegionCommand::Status(args)) => region::status(&common, args).await,

@@ -17,18 +17,24 @@ use std::path::Path;
 
 use serde::Serialize;
 
+pub mod accounts;
 pub mod control;
 pub mod data;
 mod key;
 pub mod log;
+pub mod mail;
+pub mod oidc;
 mod redact;
 pub mod region;
 pub mod security;
 mod source;
 
-pub use control::Control;
+pub use accounts::Accounts;
+pub use control::{Control, host_of};
 pub use data::Data;
 pub use log::Log;
+pub use mail::Mail;
+pub use oidc::Oidc;
 pub use region::Region;
 pub use security::Security;
 pub use source::Origin;
@@ -44,6 +50,12 @@ pub struct Config {
     pub data: Data,
     /// The regions that this process knows, at least one, names all different.
     pub regions: Vec<Region>,
+    /// Who may make an account.
+    pub accounts: Accounts,
+    /// How mail leaves.
+    pub mail: Mail,
+    /// Where people may sign in, names all different.
+    pub oidc: Vec<Oidc>,
     /// What is allowed that is refused by default.
     pub security: Security,
     /// What is logged, and how.
@@ -102,11 +114,13 @@ pub enum Error {
         /// The key, dotted.
         key: &'static str,
     },
-    /// Regions stand in a file only.
-    #[error("{origin}: `[[regions]]` can stand in the configuration file only")]
+    /// Lists of tables stand in a file only.
+    #[error("{origin}: `[[{list}]]` can stand in the configuration file only")]
     FileOnly {
-        /// Where they stand.
+        /// Where it stands.
         origin: Origin,
+        /// The list.
+        list: &'static str,
     },
     /// The value is of the wrong type or form.
     #[error("{origin}: `{key}` must be {expected}, not {found}")]
@@ -136,6 +150,14 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// Two providers have one name.
+    #[error("{origin}: two `[[oidc]]` are named `{name}`")]
+    SameProvider {
+        /// The file.
+        origin: Origin,
+        /// The name.
+        name: String,
+    },
     /// `[data] region` names no region.
     #[error(
         "{origin}: `data.region` is `{name}`, but there is no `[[regions]]` entry of that name"
@@ -158,6 +180,9 @@ impl Config {
             control: Control::default_in(data_dir),
             data: Data::default_in(data_dir),
             regions: vec![Region::default_in(data_dir)],
+            accounts: Accounts::default(),
+            mail: Mail::default_in(data_dir),
+            oidc: Vec::new(),
             security: Security::default(),
             log: Log::default(),
         }
@@ -182,6 +207,9 @@ impl Config {
             control: Control::read(&values, defaults.control)?,
             data: Data::read(&values, defaults.data)?,
             regions: region::read_all(&values, data_dir, defaults.regions)?,
+            accounts: Accounts::read(&values, defaults.accounts)?,
+            mail: Mail::read(&values, defaults.mail)?,
+            oidc: oidc::read_all(&values)?,
             security: Security::read(&values, defaults.security)?,
             log: Log::read(&values, defaults.log)?,
         };
@@ -200,13 +228,18 @@ impl Config {
         self.find_own_region(Origin::Nowhere)
     }
 
-    /// The same with every user name and password taken out of the addresses.
+    /// The same without secrets: every user name and password is taken out of the
+    /// addresses.
     pub fn redacted(&self) -> Self {
         let mut shown = self.clone();
         shown.control.database_url = redact::url(&shown.control.database_url);
         for region in &mut shown.regions {
             region.redis_url = region.redis_url.as_deref().map(redact::url);
             region.nats_url = region.nats_url.as_deref().map(redact::url);
+        }
+        shown.mail.smtp_url = shown.mail.smtp_url.as_deref().map(redact::url);
+        for provider in &mut shown.oidc {
+            provider.client_secret = "redacted".to_owned();
         }
         shown
     }

@@ -1,10 +1,11 @@
 //! The one place that names adapters: which database, which region, which settings go
 //! to which plane.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use control_plane::OwnPlaces;
 use control_plane::execute::Execute;
 use control_plane::region::{self, Led, Region};
 use control_plane::store::{self, Store, log};
@@ -77,7 +78,28 @@ pub fn execute(store: &Store) -> Execute {
 pub fn control_plane(config: &Config) -> control_plane::Config {
     control_plane::Config {
         listen: config.control.listen,
+        public_url: config.control.public_url.clone(),
+        sign_up: config.accounts.sign_up,
+        mail: control_plane::plane::Mail {
+            smtp_url: config.mail.smtp_url.clone(),
+            from: config.mail.from.clone(),
+            directory: config.mail.directory.clone(),
+        },
+        oidc: config.oidc.iter().map(provider).collect(),
         allow_private_upstreams: config.security.allow_private_upstreams,
+        own_places: OwnPlaces {
+            hosts: own_hosts(config),
+            listeners: own_listeners(config),
+        },
+    }
+}
+
+fn provider(oidc: &config::Oidc) -> control_plane::oidc::Settings {
+    control_plane::oidc::Settings {
+        name: oidc.name.clone(),
+        issuer: oidc.issuer.clone(),
+        client_id: oidc.client_id.clone(),
+        client_secret: oidc.client_secret.clone(),
     }
 }
 
@@ -92,6 +114,13 @@ pub fn data_plane(
     data_plane::Config {
         listen: config.data.listen,
         admin_listen: config.data.admin_listen,
+        authz_listen: config.data.authz_listen,
+        certificate: config
+            .data
+            .tls_cert_file
+            .clone()
+            .zip(config.data.tls_key_file.clone())
+            .map(|(cert, key)| data_plane::CertificateFiles { cert, key }),
         region: config.data.region.clone(),
         trust,
         proxy_id: identity.proxy_id.clone(),
@@ -100,6 +129,12 @@ pub fn data_plane(
         exempt_upstream,
         trusted_proxies: config.data.trusted_proxies.clone(),
         drain_delay_ms: config.data.drain_delay_ms,
+        upstreams: data_plane::UpstreamConfig {
+            dns_server: config.data.dns_server,
+            credentials_dir: config.data.credentials_dir.clone(),
+            own_hosts: own_hosts(config),
+            own_listeners: own_listeners(config),
+        },
         bounds: data_plane::Bounds::default(),
     }
 }
@@ -174,6 +209,23 @@ pub fn trust(config: &Config) -> anyhow::Result<Trust> {
 fn led(entry: &config::Region, region: Arc<dyn Region>) -> anyhow::Result<Led> {
     let seal = Arc::new(keys::seal(entry)?);
     Ok(Led { region, seal })
+}
+
+/// The names by which the installation is reached. One of a single label, such as
+/// `localhost`, says nothing: other things are reached by it as well.
+fn own_hosts(config: &Config) -> Vec<String> {
+    let public_url = config.control.public_url.as_deref();
+    let host = public_url.and_then(config::host_of);
+    host.filter(|it| it.contains('.') && it.parse::<IpAddr>().is_err())
+        .into_iter()
+        .collect()
+}
+
+/// What the configuration says of listeners; a port that the system chooses is not known.
+fn own_listeners(config: &Config) -> Vec<SocketAddr> {
+    let data = &config.data;
+    let all = [config.control.listen, data.listen, data.admin_listen];
+    all.into_iter().filter(|it| it.port() != 0).collect()
 }
 
 fn no_log(place: &str) -> String {

@@ -9,11 +9,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::entry::{Bodies, ErrorProfile, Owner, Scheme, Timeouts};
-use crate::{
-    Environment, KeyId, Limits, PlanLimits, Position, SecretId, TargetId, TeamId, Timestamp,
-    WorkspaceId,
+use crate::entry::{
+    Access, AccessMode, Bodies, ErrorProfile, Owner, Scheme, SecretSource, Timeouts,
 };
+use crate::{
+    AccountId, Environment, KeyId, Limits, MemberStatus, PlanLimits, Position, Role, SecretId,
+    TargetId, TeamId, Timestamp, WorkspaceId,
+};
+
+mod team;
+
+pub use team::{SelfService, SelfServiceRule, ServiceAccount, Team, TeamMember};
 
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +56,17 @@ pub enum Source {
     SelfService,
     /// By `up --demo`.
     Demo,
+}
+
+/// Who may make an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SignUp {
+    /// Anybody.
+    #[default]
+    Open,
+    /// Whose address was invited.
+    Invite,
 }
 
 /// Who did something.
@@ -105,8 +122,9 @@ pub struct Key {
     pub concurrency: Option<u64>,
     /// Waiting instead of refusing; not available yet.
     pub queue: Option<Value>,
-    /// Where it may go; not available yet: every target of the workspace.
-    pub access: Option<Value>,
+    /// Where it may go, within what its team and workspace allow.
+    #[serde(default)]
+    pub access: Access,
     /// What happens when a proxy is cut off; not available yet.
     pub staleness: Option<Value>,
     /// Labels for programs.
@@ -123,6 +141,10 @@ pub struct Key {
     pub last_used_at: Option<Timestamp>,
     /// Where it was made.
     pub source: Source,
+    /// Rules of its team's self-service that would not let it be made today; absent where
+    /// there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub out_of_policy: Vec<SelfServiceRule>,
     /// Rises with every change; the `ETag`.
     pub version: u64,
     /// The key string itself, in the answer to the call that made it and nowhere else.
@@ -188,7 +210,8 @@ pub struct Target {
     pub id: TargetId,
     /// The name in `/t/<name>/…`.
     pub name: String,
-    /// The host, lower case.
+    /// The host, lower case; `*.` and a name stands for every host that is one label
+    /// longer than the name.
     pub host: String,
     /// How it is spoken to.
     pub scheme: Scheme,
@@ -198,10 +221,10 @@ pub struct Target {
     pub extra_ports: Vec<u16>,
     /// What every path must begin with; empty, or `/` and no `/` at the end.
     pub base_path: String,
-    /// Labels; not available yet.
+    /// The access groups that it is in.
     pub groups: Vec<String>,
-    /// The upstream credential; not available yet.
-    pub credential: Option<Value>,
+    /// The name of the credential that requests are given for the upstream.
+    pub credential: Option<String>,
     /// How use is counted; not available yet.
     pub meter: Option<Value>,
     /// Limits of the target; not available yet.
@@ -227,6 +250,125 @@ pub struct Target {
     pub propagation: Option<Propagation>,
 }
 
+/// An access group, as every answer shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AccessGroup {
+    /// Its name.
+    pub name: String,
+    /// How many targets are in it now.
+    pub targets: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The `ETag`; a group is never changed.
+    pub version: u64,
+}
+
+/// A reference to what a proxy presents to upstreams, as every answer shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UpstreamCredential {
+    /// Its name.
+    pub name: String,
+    /// The header, lower case.
+    pub header: String,
+    /// The header's value, with `{secret}` where the secret belongs.
+    pub format: String,
+    /// Where a proxy finds the secret.
+    pub source: SecretSource,
+    /// Which variable or file.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// How many targets use it now.
+    pub targets: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The `ETag`; a credential is never changed.
+    pub version: u64,
+}
+
+/// What a key may call and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EffectiveAccess {
+    /// The key.
+    pub key_id: KeyId,
+    /// What the key can be used for now; only an active one calls anything.
+    pub status: KeyStatus,
+    /// What each level says, the widest first. A request passes when all of them let it.
+    pub levels: Vec<AccessOfLevel>,
+    /// The targets of the workspace, in the order they were made.
+    pub targets: Vec<EffectiveTarget>,
+    /// What to pass as `cursor` for further targets; `null` on the last page.
+    pub next_cursor: Option<String>,
+}
+
+/// What one level says about access.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AccessOfLevel {
+    /// Which level.
+    pub level: AccessLevel,
+    /// The id of the workspace, the team or the key.
+    pub id: String,
+    /// What it says; the workspace lets all its targets through.
+    pub access: Access,
+}
+
+/// The levels of access, the widest first.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLevel {
+    /// The targets of the workspace.
+    Workspace,
+    /// The team of the key.
+    Team,
+    /// The key itself.
+    Key,
+}
+
+/// Whether a key may call one target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EffectiveTarget {
+    /// The target.
+    pub id: TargetId,
+    /// Its name.
+    pub name: String,
+    /// Whether every level that is in force lets it through.
+    pub allowed: bool,
+    /// Whether it is allowed only because a level that would refuse it is in shadow.
+    pub shadow_denied: bool,
+    /// What each level makes of it, in the order of `levels`.
+    pub reasons: Vec<AccessReason>,
+}
+
+/// What one level makes of one target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AccessReason {
+    /// Which level.
+    pub level: AccessLevel,
+    /// Whether it inherits or restricts.
+    pub mode: AccessMode,
+    /// Whether it only watches.
+    pub shadow: bool,
+    /// Whether it lets the target through.
+    pub allowed: bool,
+    /// What lets it through; `null` where nothing does.
+    pub by: Option<AccessBy>,
+    /// The group, where one lets it through.
+    pub name: Option<String>,
+}
+
+/// What lets a target through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessBy {
+    /// The level restricts nothing.
+    Inherit,
+    /// The level names the target.
+    Target,
+    /// The level names a group that the target is in.
+    Group,
+}
+
 /// The active workspace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Workspace {
@@ -244,6 +386,8 @@ pub struct Workspace {
     pub rotation_overlap_max_seconds: u64,
     /// Whether the proxy reads `?x_api_key=`.
     pub allow_query_key: bool,
+    /// Whether members need a second factor.
+    pub require_totp: bool,
     /// When it was made.
     pub created_at: Timestamp,
     /// Rises with every change; the `ETag`.
@@ -251,6 +395,19 @@ pub struct Workspace {
     /// How far the change has travelled, where the call asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub propagation: Option<Propagation>,
+}
+
+/// A member of a workspace, as the log knows one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Member {
+    /// The account.
+    pub account_id: AccountId,
+    /// What they are.
+    pub role: Role,
+    /// Whether they are let in.
+    pub status: MemberStatus,
+    /// A pool shared by the member's keys; not available yet.
+    pub limits: Option<Value>,
 }
 
 /// How far a change has travelled.

@@ -19,11 +19,18 @@ use crate::{
     TargetId, TeamId, WorkspaceId,
 };
 
-/// The newest `min_reader` that this build understands.
-pub const READER: u32 = 1;
+mod access;
+mod upstream_credential;
 
-/// The most bytes that one encoded entry may have.
-pub const ENTRY_BYTES_MAX: usize = 4096;
+pub use access::{Access, AccessMode, GROUPS_MAX, TARGETS_MAX};
+pub use upstream_credential::{PLACEHOLDER, SecretSource, UpstreamCredential};
+
+/// The newest `min_reader` that this build understands: 2 since there is [`Access`].
+pub const READER: u32 = 2;
+
+/// The most bytes that one encoded entry may have: room for the longest name beside an
+/// [`Access`] with all the targets and groups that it may name.
+pub const ENTRY_BYTES_MAX: usize = 8192;
 
 /// When an entry was last changed. A newer lineage beats any position of an older one.
 #[derive(
@@ -64,6 +71,9 @@ pub struct SecretEntry {
     pub name: String,
     /// The key's own limits.
     pub limits: Limits,
+    /// Where the key may go, within what its team and workspace allow.
+    #[serde(default, skip_serializing_if = "Access::is_inherit")]
+    pub access: Access,
 }
 
 /// Whether a secret may be used.
@@ -139,6 +149,16 @@ pub enum Policy {
 }
 
 impl Policy {
+    /// The oldest reader that keeps what this says. An older one would pass requests
+    /// without their credential, and would take a wildcard for a name.
+    pub fn min_reader(&self) -> u32 {
+        match self {
+            Self::Team(it) => it.access.min_reader(),
+            Self::Target(it) if it.credential.is_some() || it.host.starts_with("*.") => 2,
+            _ => 1,
+        }
+    }
+
     /// Which policy this is.
     pub fn id(&self) -> PolicyId {
         match self {
@@ -237,6 +257,9 @@ pub struct TeamPolicy {
     pub blocked: bool,
     /// A pool shared by the keys of the team.
     pub limits: Limits,
+    /// Where the keys of the team may go, within what the workspace allows.
+    #[serde(default, skip_serializing_if = "Access::is_inherit")]
+    pub access: Access,
 }
 
 /// An owner of keys, as a proxy needs it.
@@ -265,7 +288,8 @@ pub struct TargetPolicy {
     pub name: String,
     /// `https`, or `http` where plain text was asked for.
     pub scheme: Scheme,
-    /// The host name, lower case.
+    /// The host name, lower case; `*.` and a name stands for every host that is one label
+    /// longer than the name.
     pub host: String,
     /// The port of requests by name.
     pub port: u16,
@@ -281,6 +305,12 @@ pub struct TargetPolicy {
     pub timeouts: Timeouts,
     /// Caps on bodies; `None` takes the proxy's default.
     pub bodies: Bodies,
+    /// The access groups that it is in, in order and each once; at most [`GROUPS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// What requests are given for the upstream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<UpstreamCredential>,
 }
 
 /// What holds for everybody.
@@ -464,6 +494,41 @@ pub fn check_reader(min_reader: u32) -> Result<(), BadEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Entries from before there was access read as entries that inherit, and are written
+    /// as they were.
+    #[test]
+    fn an_entry_without_access_inherits() {
+        let text = include_str!("../golden/secret_entry.1.json");
+        let entry = decode_secret(text.as_bytes()).unwrap();
+        assert_eq!(entry.access, Access::default());
+        assert!(!encode(&entry).unwrap().contains("access"));
+    }
+
+    /// A reader of version 1 does not know `access`; it may only admit by entries whose
+    /// access refuses nothing.
+    #[test]
+    fn access_that_refuses_needs_a_reader_that_knows_it() {
+        let check = |mode, shadow, expected| {
+            let access = Access {
+                mode,
+                shadow,
+                ..Access::default()
+            };
+            assert_eq!(access.min_reader(), expected);
+        };
+        check(AccessMode::Inherit, false, 1);
+        check(AccessMode::Restrict, true, 1);
+        check(AccessMode::Restrict, false, 2);
+    }
+
+    #[test]
+    fn a_mode_that_is_not_known_is_no_entry() {
+        let text = include_str!("../golden/secret_entry.2.json");
+        assert!(decode_secret(text.as_bytes()).is_ok());
+        let text = text.replace("\"restrict\"", "\"exclude\"");
+        assert!(decode_secret(text.as_bytes()).is_err());
+    }
 
     #[test]
     fn policy_ids_as_text_and_back() {

@@ -111,6 +111,12 @@ ids! {
     TargetId = "tgt_";
     /// A token that opens the control API.
     ControlTokenId = "ctk_";
+    /// A log-in of a person.
+    SessionId = "ses_";
+    /// A mail that waits to be sent.
+    MailId = "mail_";
+    /// An invitation into a workspace.
+    InvitationId = "inv_";
     /// An event of the log.
     EventId = "";
     /// A history of the log; a restore opens a new one.

@@ -33,6 +33,23 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("key", schema_for!(crate::api::Key).to_value()),
         ("target", schema_for!(crate::api::Target).to_value()),
         ("workspace", schema_for!(crate::api::Workspace).to_value()),
+        ("team", schema_for!(crate::api::Team).to_value()),
+        (
+            "service_account",
+            schema_for!(crate::api::ServiceAccount).to_value(),
+        ),
+        (
+            "access_group",
+            schema_for!(crate::api::AccessGroup).to_value(),
+        ),
+        (
+            "upstream_credential",
+            schema_for!(crate::api::UpstreamCredential).to_value(),
+        ),
+        (
+            "effective_access",
+            schema_for!(crate::api::EffectiveAccess).to_value(),
+        ),
     ]
 }
 

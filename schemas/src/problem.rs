@@ -41,6 +41,9 @@ pub struct Problem {
     /// The name of the quota that was reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota: Option<String>,
+    /// How many things stand in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
     /// Whether trying again later can succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retryable: Option<bool>,
@@ -67,6 +70,7 @@ impl Problem {
             scope: None,
             window: None,
             quota: None,
+            count: None,
             retryable: None,
         }
     }
@@ -129,26 +133,40 @@ codes! {
     BadRequest = "bad_request", 400, "The request cannot be read";
     /// No valid token.
     Unauthenticated = "unauthenticated", 401, "A valid token is needed";
+    /// The password is right, and a code of the second factor is needed.
+    TotpRequired = "totp_required", 401, "A code of the second factor is needed";
+    /// The account's address is not verified.
+    EmailNotVerified = "email_not_verified", 403, "The e-mail address is not verified";
+    /// A change from a page does not prove that the page is ours.
+    Csrf = "csrf", 403, "The x-csrf-token is missing or wrong";
     /// The caller may not do this.
     Forbidden = "forbidden", 403, "Not permitted";
     /// There is no such thing, or it belongs to another workspace.
     NotFound = "not_found", 404, "Not found";
     /// The path exists, the method does not.
     MethodNotAllowed = "method_not_allowed", 405, "The method is not allowed here";
+    /// No representation that the caller accepts.
+    NotAcceptable = "not_acceptable", 406, "No such representation";
     /// The first request with this idempotency key is still running.
     IdempotencyRunning = "idempotency_running", 409, "The first request is still running";
     /// The idempotency key was used with another body.
     IdempotencyConflict = "idempotency_conflict", 422, "The idempotency key was used with another body";
     /// Another one has this name.
     NameTaken = "name_taken", 409, "The name is taken";
+    /// A workspace has at least one active owner.
+    LastOwner = "last_owner", 409, "The last active owner stays";
     /// The key was used, so its history stays.
     KeyHasHistory = "key_has_history", 409, "The key was used";
     /// The key is revoked for good.
     KeyRevoked = "key_revoked", 409, "The key is revoked";
     /// The key already has two live secrets.
     RotationInProgress = "rotation_in_progress", 409, "A rotation is in progress";
+    /// The member owns keys, and what becomes of them was not said.
+    MemberOwnsKeys = "member_owns_keys", 409, "The member owns keys";
     /// It could not be proved in time that the key was never used.
     PurgeUnproven = "purge_unproven", 409, "It is not proven that the key was never used";
+    /// The team still has keys.
+    TeamHasKeys = "team_has_keys", 409, "The team still has keys";
     /// Something else still needs it.
     InUse = "in_use", 409, "Still in use";
     /// The resource is not at the version that the request was made for.
@@ -165,6 +183,16 @@ codes! {
     HostNotAllowed = "host_not_allowed", 422, "The host may not be a target";
     /// The field's meaning is not enforced yet.
     NotAvailable = "not_available", 422, "Not available yet";
+    /// The team's developers may not make keys for themselves.
+    SelfServiceDisabled = "self_service_disabled", 403, "Self-service is switched off in this team";
+    /// The caller has as many live keys in the team as its policy allows.
+    SelfServiceMaxKeys = "self_service_max_keys", 403, "No more keys are allowed in this team";
+    /// The team's policy asks for an expiry, or a nearer one.
+    SelfServiceExpiry = "self_service_expiry", 422, "The team's policy asks for another expiry";
+    /// A limit is above the team's.
+    SelfServiceLimit = "self_service_limit", 422, "A limit is above the team's";
+    /// Too many attempts.
+    TooManyAttempts = "too_many_attempts", 429, "Too many attempts";
     /// The store cannot be reached.
     Unavailable = "unavailable", 503, "Temporarily unavailable";
     /// The change may or may not have been made.

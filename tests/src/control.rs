@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use hyper::Response;
+use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use crate::http::{Ask, Reply};
@@ -62,6 +64,14 @@ impl Control {
             ask = ask.header("authorization", format!("Bearer {token}"));
         }
         ask.send(self.plane.address("control")).await
+    }
+
+    /// Sends a request and returns as soon as the head of the answer is there.
+    pub async fn open(&self, mut ask: Ask) -> Result<Response<Incoming>> {
+        if let Some(token) = &self.token {
+            ask = ask.header("authorization", format!("Bearer {token}"));
+        }
+        ask.open(self.plane.address("control")).await
     }
 
     /// As [`Control::try_send`], where the control plane has to be there.

@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 client: one connection per request, so that a restarted server or a
 //! closed connection never shows as somebody else's failure.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +14,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// The longest that any request may take; waits of the control API end after 30 s.
@@ -27,6 +27,7 @@ pub struct Ask {
     path: String,
     headers: Vec<(String, String)>,
     body: Bytes,
+    from: Option<IpAddr>,
 }
 
 /// A whole answer.
@@ -50,6 +51,7 @@ impl Ask {
             path: path.into(),
             headers: Vec::new(),
             body: Bytes::new(),
+            from: None,
         }
     }
 
@@ -66,6 +68,12 @@ impl Ask {
     /// Adds a header; one that stands already stays.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Comes from this address of ours: all of 127.0.0.0/8 is.
+    pub fn from(mut self, address: IpAddr) -> Self {
+        self.from = Some(address);
         self
     }
 
@@ -108,7 +116,14 @@ impl Ask {
 
     /// Sends it and returns as soon as the head of the answer is there.
     pub async fn open(&self, to: SocketAddr) -> Result<Response<Incoming>> {
-        let stream = TcpStream::connect(to).await.context("connecting")?;
+        let socket = match to {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if let Some(from) = self.from {
+            socket.bind(SocketAddr::new(from, 0)).context("binding")?;
+        }
+        let stream = socket.connect(to).await.context("connecting")?;
         stream.set_nodelay(true)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);

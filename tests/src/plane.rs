@@ -104,6 +104,12 @@ impl Plane {
         now.process.as_ref().expect("it runs").signal(signal);
     }
 
+    /// The bytes of memory that are its alone and in use now.
+    pub fn memory_bytes(&self) -> u64 {
+        let now = self.now.lock().expect("no holder panics");
+        now.process.as_ref().expect("it runs").memory_bytes()
+    }
+
     /// Starts it again, on new ports where the old were chosen by the system.
     pub async fn restart(&self) {
         let log = {

@@ -193,6 +193,18 @@ impl Process {
             .unwrap_or_default()
     }
 
+    /// The bytes of memory that are its alone and in use now.
+    pub fn memory_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.child.id());
+        let text = std::fs::read_to_string(path).expect("a process that runs has a page there");
+        let kib = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"))
+            .and_then(|it| it.trim().parse::<u64>().ok())
+            .expect("the page says how much");
+        kib << 10
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a child has a process id");

@@ -1,8 +1,12 @@
 //! The servers that the product stands on, as private processes on free ports.
 
+pub mod front;
+pub mod gate;
 pub mod nats;
+pub mod oidc;
 pub mod postgres;
 pub mod redis;
+pub mod smtp;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,10 @@
 //! | `/redirect` | 302 to another host |
 //! | `/slow/<ms>` | 200 after that time |
 //! | `/big/<bytes>` | a body of that length |
+//! | `/endless` | a body that does not end |
 //! | `/chunked` | three pieces without a length |
+//! | `/trailers` | a body, then the trailer fields `x-sum` and `set-cookie` |
+//! | `/range` | 206 with a `content-range` |
 //! | `/events` | one server-sent event at once, the second after [`Upstream::release`] |
 //! | `/loud` | every header that a proxy must not pass on, and one that it must |
 //! | anything else | 200 and `{"upstream": <name>, "path": <path and query>}` |
@@ -16,6 +19,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,17 +27,20 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::header::{HeaderMap, HeaderValue};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::secure::Identity;
 
 /// A request as the upstream received it.
 #[derive(Debug, Clone)]
@@ -42,6 +49,12 @@ pub struct Seen {
     pub method: String,
     /// The path and query, verbatim.
     pub path: String,
+    /// The version of HTTP.
+    pub version: Version,
+    /// The host: `Host`, or in HTTP/2 the authority.
+    pub host: Option<String>,
+    /// The trailer fields.
+    pub trailers: Option<HeaderMap>,
     /// The headers, names in lower case.
     pub headers: HeaderMap,
     /// The body; `None` when it did not arrive whole.
@@ -59,12 +72,22 @@ pub struct Upstream {
 #[derive(Debug, Default)]
 struct Shared {
     seen: Mutex<Vec<Seen>>,
+    connections: AtomicUsize,
     released: Notify,
 }
 
 impl Upstream {
     /// Starts one.
     pub async fn start() -> Self {
+        Self::start_as(None).await
+    }
+
+    /// Starts one that speaks TLS, and what a client chooses of these protocols.
+    pub async fn start_secure(identity: &Identity, protocols: &[&str]) -> Self {
+        Self::start_as(Some(identity.acceptor(protocols))).await
+    }
+
+    async fn start_as(acceptor: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound address");
         let shared = Arc::<Shared>::default();
@@ -73,11 +96,8 @@ impl Upstream {
             tokio::spawn(async move {
                 loop {
                     let (stream, _) = listener.accept().await.expect("connections arrive");
-                    let shared = shared.clone();
-                    let answers = service_fn(move |request| answer(request, shared.clone()));
-                    tokio::spawn(
-                        http1::Builder::new().serve_connection(TokioIo::new(stream), answers),
-                    );
+                    shared.connections.fetch_add(1, Ordering::Relaxed);
+                    tokio::spawn(serve(stream, acceptor.clone(), shared.clone()));
                 }
             })
         };
@@ -91,6 +111,11 @@ impl Upstream {
     /// Its port.
     pub fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// Connections so far.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
     }
 
     /// `http://127.0.0.1:<port>`
@@ -125,6 +150,29 @@ impl Drop for Upstream {
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
+async fn serve(stream: TcpStream, acceptor: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    let answers = service_fn(move |request| answer(request, shared.clone()));
+    // How a connection ends is the other side's business.
+    let Some(acceptor) = acceptor else {
+        let _ = http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), answers)
+            .await;
+        return;
+    };
+    let Ok(stream) = acceptor.accept(stream).await else {
+        return;
+    };
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        let _ = http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), answers)
+            .await;
+    } else {
+        let _ = http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), answers)
+            .await;
+    }
+}
+
 async fn answer(
     request: Request<Incoming>,
     shared: Arc<Shared>,
@@ -135,14 +183,33 @@ async fn answer(
         .path_and_query()
         .map(ToString::to_string)
         .unwrap_or_default();
-    let body = body.collect().await.ok().map(|whole| whole.to_bytes());
+    let body = body.collect().await.ok();
+    let host = match parts.uri.authority() {
+        Some(authority) => Some(authority.to_string()),
+        None => parts
+            .headers
+            .get("host")
+            .map(|it| String::from_utf8_lossy(it.as_bytes()).into_owned()),
+    };
     shared.seen.lock().expect("no holder panics").push(Seen {
         method: parts.method.to_string(),
         path: path.clone(),
+        version: parts.version,
+        host,
+        trailers: body.as_ref().and_then(|it| it.trailers().cloned()),
         headers: parts.headers,
-        body,
+        body: body.map(|it| it.to_bytes()),
     });
-    Ok(say(&path, &shared).await)
+    let is_head = parts.method == Method::HEAD;
+    let mut response = say(&path, &shared).await;
+    if is_head && let Some(length) = response.body().size_hint().exact() {
+        // The HTTP library leaves a body out for HTTP/1.1 only.
+        *response.body_mut() = Full::default().boxed_unsync();
+        response
+            .headers_mut()
+            .insert("content-length", length.into());
+    }
+    Ok(response)
 }
 
 async fn say(path: &str, shared: &Arc<Shared>) -> Response<Body> {
@@ -166,6 +233,30 @@ async fn say(path: &str, shared: &Arc<Shared>) -> Response<Body> {
         "big" => {
             let length = number().and_then(|it| usize::try_from(it).ok());
             whole("x".repeat(length.unwrap_or(0)))
+        }
+        "trailers" => {
+            let mut fields = HeaderMap::new();
+            fields.insert("x-sum", HeaderValue::from_static("1"));
+            fields.insert("set-cookie", HeaderValue::from_static("a=b"));
+            let frames = [
+                Frame::data(Bytes::from_static(b"told")),
+                Frame::trailers(fields),
+            ];
+            let frames = stream::iter(frames.map(Ok::<_, Infallible>));
+            let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+            put(&mut response, "trailer", "x-sum, set-cookie");
+            response
+        }
+        "range" => {
+            let mut response = whole("bcd".to_owned());
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            put(&mut response, "content-range", "bytes 1-3/26");
+            response
+        }
+        "endless" => {
+            let piece = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b'x'; 16 << 10])));
+            let pieces = stream::repeat_with(piece);
+            Response::new(StreamBody::new(pieces).boxed_unsync())
         }
         "chunked" => pieces(["one,", "two,", "three"].map(|it| (it, None))),
         "events" => {
@@ -238,6 +329,8 @@ pub enum Manner {
     Closes,
     /// Reads, and never says a word.
     Hangs,
+    /// Reads the first bytes and then never again, and says nothing.
+    Deaf,
     /// Says these bytes and closes.
     Says(&'static [u8]),
     /// Says these bytes and then nothing more, without closing.
@@ -248,6 +341,7 @@ pub enum Manner {
 #[derive(Debug)]
 pub struct Rude {
     address: SocketAddr,
+    open: Arc<AtomicUsize>,
     server: AbortHandle,
 }
 
@@ -256,16 +350,23 @@ impl Rude {
     pub async fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound address");
+        let open = Arc::<AtomicUsize>::default();
+        let counted = open.clone();
         let server = tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.expect("connections arrive");
+                let open = Open::new(&counted);
                 tokio::spawn(async move {
+                    let _open = open;
                     let mut piece = [0; 4096];
                     if !matches!(stream.read(&mut piece).await, Ok(1..)) {
                         return;
                     }
                     if let Manner::Says(bytes) | Manner::SaysThenHangs(bytes) = manner {
                         let _ = stream.write_all(bytes).await;
+                    }
+                    if let Manner::Deaf = manner {
+                        std::future::pending::<()>().await;
                     }
                     if let Manner::Hangs | Manner::SaysThenHangs(_) = manner {
                         // Until the other side has had enough.
@@ -276,6 +377,7 @@ impl Rude {
         });
         Self {
             address,
+            open,
             server: server.abort_handle(),
         }
     }
@@ -283,6 +385,27 @@ impl Rude {
     /// Its port.
     pub fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection that counts while it is open.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

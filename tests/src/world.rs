@@ -10,12 +10,15 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::control::Control;
+use crate::link::Link;
+use crate::person::People;
 use crate::plane::{Plane, command};
 use crate::process::Program;
 use crate::proxy::{Verdict, check_verdict};
 use crate::server::nats::Nats;
 use crate::server::postgres::{Database, Postgres};
 use crate::server::redis::Redis;
+use crate::server::smtp::Smtp;
 use crate::upstream::Upstream;
 use crate::wait::eventually;
 
@@ -39,9 +42,17 @@ pub struct Builder {
     name: &'static str,
     regions: usize,
     proxies: usize,
+    workers: usize,
     own_servers: bool,
+    own_database: bool,
+    links: bool,
     log_level: &'static str,
     proxy_private_upstreams: bool,
+    authz: bool,
+    smtp: bool,
+    control: String,
+    control_config: String,
+    proxy_settings: Vec<(String, String)>,
 }
 
 /// A running system: one control plane, regions with proxies, and an upstream that is
@@ -52,6 +63,10 @@ pub struct World {
     pub dir: PathBuf,
     /// The log's database.
     pub database: Database,
+    /// Its server, where the world has one of its own.
+    pub own_postgres: Option<Postgres>,
+    /// From the control plane to the database, where the world has links.
+    pub database_link: Option<Link>,
     /// The control plane.
     pub control_plane: Arc<Plane>,
     /// The owner, with a control token.
@@ -62,6 +77,8 @@ pub struct World {
     pub regions: Vec<Region>,
     /// What the target `echo` leads to.
     pub upstream: Upstream,
+    /// The mail server, where the world was given one.
+    pub smtp: Option<Smtp>,
 }
 
 /// A region of a world.
@@ -75,6 +92,17 @@ pub struct Region {
     pub nats: Arc<Nats>,
     /// Its proxies.
     pub proxies: Vec<Arc<Plane>>,
+    /// The links of each proxy, where the world has any.
+    pub links: Vec<ProxyLinks>,
+}
+
+/// From one proxy to what it follows.
+#[derive(Debug)]
+pub struct ProxyLinks {
+    /// To its Redis.
+    pub redis: Link,
+    /// To its NATS.
+    pub nats: Link,
 }
 
 impl Builder {
@@ -90,9 +118,29 @@ impl Builder {
         self
     }
 
+    /// How many threads serve in each proxy; two where it is not said. With one, all
+    /// requests share its connections to upstreams.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
     /// Gives each region a Redis and a NATS of its own: for tests that break them.
     pub fn own_servers(mut self) -> Self {
         self.own_servers = true;
+        self
+    }
+
+    /// Gives the world a Postgres of its own: for tests that break it.
+    pub fn own_database(mut self) -> Self {
+        self.own_database = true;
+        self
+    }
+
+    /// Puts a link between the control plane and its database, and between each proxy and
+    /// its Redis and NATS.
+    pub fn links(mut self) -> Self {
+        self.links = true;
         self
     }
 
@@ -102,23 +150,83 @@ impl Builder {
         self
     }
 
+    /// Sets a key of `[data]` for all proxies.
+    pub fn data(self, key: &'static str, value: impl ToString) -> Self {
+        let variable = format!("THROTTLEPROXY__DATA__{}", key.to_uppercase());
+        self.proxy_env(&variable, value)
+    }
+
+    /// Sets a variable in the environment of all proxies.
+    pub fn proxy_env(mut self, name: &str, value: impl ToString) -> Self {
+        self.proxy_settings
+            .push((name.to_owned(), value.to_string()));
+        self
+    }
+
     /// Lets the control plane accept private targets and the proxies refuse them.
     pub fn proxies_without_private_upstreams(mut self) -> Self {
         self.proxy_private_upstreams = false;
         self
     }
 
+    /// Lets the proxies answer Envoy, at their listener `authz`.
+    pub fn authz(mut self) -> Self {
+        self.authz = true;
+        self
+    }
+
+    /// Gives the world a mail server; without one, mail is written to files.
+    pub fn smtp(mut self) -> Self {
+        self.smtp = true;
+        self
+    }
+
+    /// More of the control plane's configuration: whole sections.
+    pub fn control_config(mut self, text: &str) -> Self {
+        self.control_config += text;
+        self
+    }
+
+    /// Where the control plane listens: for whom a free port is not enough.
+    pub fn control_listen(mut self, port: u16) -> Self {
+        self.control = self
+            .control
+            .replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+        self
+    }
+
+    /// What the control plane calls itself in links.
+    pub fn control_public_url(mut self, url: &str) -> Self {
+        self.control += &format!("public_url = \"{url}\"\n");
+        self
+    }
+
     /// Starts everything, and returns when the proxies are ready and know `echo`.
     pub async fn start(self) -> World {
+        let world = self.start_without_target().await;
+        world
+            .owner
+            .target("echo", world.upstream.port(), json!({}))
+            .await;
+        world
+    }
+
+    /// Starts everything, and returns when the proxies are ready; there is no `echo`.
+    pub async fn start_without_target(self) -> World {
         let shared = shared().await;
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", self.name);
         let dir = shared.dir.join(&name);
         std::fs::create_dir(&dir).expect("worlds have names of their own");
-        let database = shared
-            .postgres
+        let own_postgres = match self.own_database {
+            true => Some(Postgres::start(&dir, &name).await),
+            false => None,
+        };
+        let postgres = own_postgres.as_ref().unwrap_or(&shared.postgres);
+        let database = postgres
             .create(&format!("w_{}", name.replace('-', "_")))
             .await;
+        let database_link = self.link_to(database.port()).await;
 
         let mut servers = Vec::new();
         for region in 0..self.regions {
@@ -133,9 +241,16 @@ impl Builder {
             });
         }
 
+        let smtp = match self.smtp {
+            true => Some(Smtp::start(&dir, &name).await),
+            false => None,
+        };
         let mut tables = String::new();
+        if let Some(smtp) = &smtp {
+            tables += &format!("[mail]\nsmtp_url = \"{}\"\n\n", smtp.url());
+        }
         for (redis, nats, region_name) in &servers {
-            tables += &region_table(region_name, redis, nats, &dir);
+            tables += &region_table(region_name, redis.port(), nats.port(), &dir);
             tables += &format!(
                 "signing_key_file = \"{}\"\n\n",
                 dir.join(format!("{region_name}.signing_key")).display()
@@ -145,9 +260,14 @@ impl Builder {
             &dir,
             "control",
             &format!(
-                "[control]\nlisten = \"127.0.0.1:0\"\ndatabase_url = \"{}\"\n\n{tables}{}",
-                database.url(),
+                "[control]\n{}database_url = \"{}\"\n\n{tables}{}{}",
+                self.control,
+                match &database_link {
+                    Some(link) => database.behind(link.port()).url(),
+                    None => database.url(),
+                },
                 self.common(true),
+                self.control_config,
             ),
         );
         let control_plane = Arc::new(
@@ -193,49 +313,80 @@ impl Builder {
                 .await
                 .expect("the binary runs")
                 .success();
+            let mut links = Vec::new();
             for proxy in 0..self.proxies {
                 let id = format!("proxy-{}{}", char::from(b'a' + index as u8), proxy + 1);
                 let data_dir = dir.join(format!("{id}-data"));
+                let to_redis = self.link_to(redis.port()).await;
+                let to_nats = self.link_to(nats.port()).await;
+                let port = |link: &Option<Link>, port| link.as_ref().map_or(port, Link::port);
                 let config = write_config(
                     &dir,
                     &id,
                     &format!(
                         "[data]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
                          region = \"{region_name}\"\nproxy_id = \"{id}\"\n\
-                         drain_delay_ms = 0\nworkers = 2\nverify_keys = [\"{}\"]\n\n{}{}",
+                         drain_delay_ms = 0\nworkers = {}\nverify_keys = [\"{}\"]\n{}\n{}{}",
+                        self.workers,
                         verify_key.trim(),
-                        region_table(&region_name, &redis, &nats, &dir),
+                        match self.authz {
+                            true => "authz_listen = \"127.0.0.1:0\"\n",
+                            false => "",
+                        },
+                        region_table(
+                            &region_name,
+                            port(&to_redis, redis.port()),
+                            port(&to_nats, nats.port()),
+                            &dir,
+                        ),
                         self.common(self.proxy_private_upstreams),
                     ),
                 );
-                let program = plane_program("data-plane", &config, &data_dir);
-                let plane = Plane::start(&id, program, &dir, &["proxy", "admin"]).await;
+                let mut program = plane_program("data-plane", &config, &data_dir);
+                for (name, value) in &self.proxy_settings {
+                    program = program.env(name, value);
+                }
+                let listeners: &[&str] = match self.authz {
+                    true => &["proxy", "admin", "authz"],
+                    false => &["proxy", "admin"],
+                };
+                let plane = Plane::start(&id, program, &dir, listeners).await;
                 proxies.push(Arc::new(plane));
+                if let (Some(redis), Some(nats)) = (to_redis, to_nats) {
+                    links.push(ProxyLinks { redis, nats });
+                }
             }
             regions.push(Region {
                 name: region_name,
                 redis,
                 nats,
                 proxies,
+                links,
             });
         }
         let world = World {
             dir,
             database,
+            own_postgres,
+            database_link,
             control_plane,
             owner,
             bootstrap,
             regions,
             upstream: Upstream::start().await,
+            smtp,
         };
         for proxy in world.proxies() {
             proxy.ready().await;
         }
         world
-            .owner
-            .target("echo", world.upstream.port(), json!({}))
-            .await;
-        world
+    }
+
+    async fn link_to(&self, port: u16) -> Option<Link> {
+        match self.links {
+            true => Some(Link::to(port).await),
+            false => None,
+        }
     }
 
     fn common(&self, private_upstreams: bool) -> String {
@@ -260,10 +411,37 @@ impl World {
             name,
             regions: 1,
             proxies: 1,
+            workers: 2,
             own_servers: false,
+            own_database: false,
+            links: false,
             log_level: "info",
             proxy_private_upstreams: true,
+            authz: false,
+            smtp: false,
+            control: "listen = \"127.0.0.1:0\"\n".to_owned(),
+            control_config: String::new(),
+            proxy_settings: Vec::new(),
         }
+    }
+
+    /// Starts one more control plane with the same configuration.
+    pub async fn another_control_plane(&self, name: &str) -> Arc<Plane> {
+        let program = plane_program(
+            "control-plane",
+            &self.dir.join("control.toml"),
+            &self.dir.join("control-data"),
+        );
+        let plane = Arc::new(Plane::start(name, program, &self.dir, &["control"]).await);
+        plane.ready().await;
+        plane
+    }
+
+    /// The people of its control plane, with their mail.
+    pub fn people(&self) -> People {
+        let files = || self.dir.join("control-data/mail");
+        let mails = self.smtp.as_ref().map_or_else(files, Smtp::mails);
+        People::new(self.control_plane.clone(), mails)
     }
 
     /// All proxies of all regions.
@@ -403,12 +581,11 @@ fn plane_program(subcommand: &str, config: &Path, data_dir: &Path) -> Program {
 
 /// What control planes and proxies of a region both need. The control plane has the signing
 /// key too; the proxies only know its public half.
-fn region_table(name: &str, redis: &Redis, nats: &Nats, dir: &Path) -> String {
+fn region_table(name: &str, redis_port: u16, nats_port: u16, dir: &Path) -> String {
     format!(
-        "[[regions]]\nname = \"{name}\"\nredis_url = \"{}\"\nnats_url = \"{}\"\n\
+        "[[regions]]\nname = \"{name}\"\nredis_url = \"redis://127.0.0.1:{redis_port}\"\n\
+         nats_url = \"nats://127.0.0.1:{nats_port}\"\n\
          fleet_secret_file = \"{}\"\n",
-        redis.url(),
-        nats.url(),
         dir.join(format!("{name}.fleet_secret")).display()
     )
 }

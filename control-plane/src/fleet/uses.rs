@@ -161,6 +161,8 @@ async fn record_first_use(
         expected_versions: None,
         idempotency: None,
         rows: Vec::new(),
+        departures: Vec::new(),
+        erases: None,
     };
     match execute.run(request).await {
         // A purged key refuses: the report is of a request that was turned away at the last

@@ -8,6 +8,7 @@ use schemas::api::Propagation;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::App;
 use super::call::{Call, Wait};
 use super::failure::Failure;
 use crate::execute::Outcome;
@@ -34,7 +35,18 @@ pub(crate) async fn change(
     status: StatusCode,
     body: Option<Value>,
 ) -> Result<Response, Failure> {
-    let propagation = travelled(call, outcome.position, wait).await;
+    change_by(&call.app, outcome, wait, status, body).await
+}
+
+/// The same for a change that was asked for without a workspace.
+pub(crate) async fn change_by(
+    app: &App,
+    outcome: &Outcome,
+    wait: Wait,
+    status: StatusCode,
+    body: Option<Value>,
+) -> Result<Response, Failure> {
+    let propagation = travelled(app, outcome.position, wait).await;
     let arrived = propagation.as_ref().is_none_or(|it| it.level >= wait.level);
     let status = match status {
         StatusCode::CREATED => status,
@@ -70,11 +82,11 @@ pub(crate) async fn change(
     Ok(response)
 }
 
-async fn travelled(call: &Call, position: Position, wait: Wait) -> Option<Propagation> {
+async fn travelled(app: &App, position: Position, wait: Wait) -> Option<Propagation> {
     if !wait.is_told {
         return None;
     }
-    Some(propagation::wait(call.app.fleet(), position, wait.level, wait.timeout).await)
+    Some(propagation::wait(app.fleet(), position, wait.level, wait.timeout).await)
 }
 
 fn set_etag(response: &mut Response, version: u64) {

@@ -6,24 +6,18 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use schemas::api::Level;
 use schemas::problem::Code;
-use sha2::{Digest, Sha256};
-use tokio::time::timeout;
 
+use super::asked::Asked;
 use super::caller::Caller;
 use super::failure::Failure;
 use super::fields::Fields;
 use super::params::Params;
 use super::permission::Permission;
-use super::{App, RequestId, Running};
+use super::{App, Running, conditions};
 use crate::execute::{self, Idempotency, Step};
 
-const BODY_BYTES_MAX: usize = 1 << 20;
-/// How long a client may take over a body.
-const BODY_WAIT: Duration = Duration::from_secs(30);
-const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 const TIMEOUT_MS_DEFAULT: u64 = 10_000;
 const TIMEOUT_MS_MAX: u64 = 30_000;
 /// How long a create waits by itself to be applied.
@@ -68,50 +62,56 @@ impl FromRequest<App> for Call {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
         let (parts, body) = request.into_parts();
-        let caller = Caller::authenticate(app, &parts.headers).await?;
-        let body = timeout(BODY_WAIT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-        let body = match body {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                return Err(Failure::new(
-                    Code::BodyTooLarge,
-                    format!("a body has at most {BODY_BYTES_MAX} bytes"),
-                ));
+        let caller = Caller::authenticate(app, &parts).await?;
+        let asked = Asked::read(app, parts, body).await?;
+        asked.require_json()?;
+        Ok(Self {
+            app: asked.app,
+            caller,
+            params: asked.params,
+            request_id: asked.request_id,
+            method: asked.method,
+            path: asked.path,
+            headers: asked.headers,
+            body: asked.body,
+        })
+    }
+}
+
+// === impl Wait ===
+
+impl Wait {
+    /// `wait` and `timeout_ms` of a change; a create waits to be applied by itself.
+    pub(super) fn read(params: &mut Params, is_create: bool) -> Self {
+        let asked = params.text("wait");
+        let level = match asked.as_deref() {
+            None if is_create => Level::Applied,
+            None | Some("committed") => Level::Committed,
+            Some("applied") => Level::Applied,
+            Some("confirmed") => {
+                params.refuse_as(Code::NotAvailable, "wait", "committed or applied, for now");
+                Level::Committed
             }
-            Ok(Err(_)) => {
-                return Err(Failure::new(
-                    Code::BadRequest,
-                    "the body did not arrive whole",
-                ));
-            }
-            Err(_) => {
-                return Err(Failure::new(
-                    Code::BadRequest,
-                    "the body did not come in time",
-                ));
+            Some(_) => {
+                params.refuse("wait", "committed or applied");
+                Level::Committed
             }
         };
-        if !body.is_empty() && !is_json(&parts.headers) {
-            return Err(Failure::new(
-                Code::UnsupportedMediaType,
-                "content-type: expected application/json",
-            ));
+        let default_ms = if is_create && asked.is_none() {
+            CREATE_WAIT_MS
+        } else {
+            TIMEOUT_MS_DEFAULT
+        };
+        let expected = format!("an integer from 1 to {TIMEOUT_MS_MAX}");
+        let timeout_ms = params.parsed("timeout_ms", &expected).unwrap_or(default_ms);
+        if !(1..=TIMEOUT_MS_MAX).contains(&timeout_ms) {
+            params.refuse("timeout_ms", expected);
         }
-        let request_id = parts
-            .extensions
-            .get::<RequestId>()
-            .map(|it| it.0.clone())
-            .unwrap_or_default();
-        Ok(Self {
-            app: app.clone(),
-            caller,
-            params: Params::parse(parts.uri.query().unwrap_or_default())?,
-            request_id,
-            method: parts.method,
-            path: parts.uri.path().to_owned(),
-            headers: parts.headers,
-            body,
-        })
+        Self {
+            level,
+            timeout: Duration::from_millis(timeout_ms),
+            is_told: is_create || asked.is_some(),
+        }
     }
 }
 
@@ -120,6 +120,21 @@ impl FromRequest<App> for Call {
 impl Call {
     pub(crate) fn permit(&self, permission: Permission) -> Result<(), Failure> {
         self.caller.permit(permission)
+    }
+
+    /// A header as text; empty where there is none.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name);
+        value.and_then(|it| it.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The caller as they are now: for an answer that lasts.
+    pub(crate) async fn authenticate_again(&self) -> Result<Caller, Failure> {
+        let mut request = Request::new(());
+        *request.method_mut() = self.method.clone();
+        *request.headers_mut() = self.headers.clone();
+        let (parts, ()) = request.into_parts();
+        Caller::authenticate(&self.app, &parts).await
     }
 
     /// The body, to be taken apart.
@@ -145,44 +160,7 @@ impl Call {
 
     /// `wait` and `timeout_ms` of a change; a create waits to be applied by itself.
     pub(crate) fn wait(&mut self, is_create: bool) -> Wait {
-        let asked = self.params.text("wait");
-        let level = match asked.as_deref() {
-            None if is_create => Level::Applied,
-            None | Some("committed") => Level::Committed,
-            Some("applied") => Level::Applied,
-            Some("confirmed") => {
-                self.params
-                    .refuse_as(Code::NotAvailable, "wait", "committed or applied, for now");
-                Level::Committed
-            }
-            Some(_) => {
-                self.params.refuse("wait", "committed or applied");
-                Level::Committed
-            }
-        };
-        let default_ms = if is_create && asked.is_none() {
-            CREATE_WAIT_MS
-        } else {
-            TIMEOUT_MS_DEFAULT
-        };
-        Wait {
-            level,
-            timeout: self.timeout(default_ms),
-            is_told: is_create || asked.is_some(),
-        }
-    }
-
-    /// `timeout_ms` alone.
-    pub(crate) fn timeout(&mut self, default_ms: u64) -> Duration {
-        let expected = format!("an integer from 1 to {TIMEOUT_MS_MAX}");
-        let timeout_ms = self
-            .params
-            .parsed("timeout_ms", &expected)
-            .unwrap_or(default_ms);
-        if !(1..=TIMEOUT_MS_MAX).contains(&timeout_ms) {
-            self.params.refuse("timeout_ms", expected);
-        }
-        Duration::from_millis(timeout_ms)
+        Wait::read(&mut self.params, is_create)
     }
 
     /// Nothing unknown is left in the query.
@@ -199,6 +177,8 @@ impl Call {
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
+            departures: Vec::new(),
+            erases: None,
         }
     }
 
@@ -212,37 +192,30 @@ impl Call {
             events::Command::Instance(_) => None,
             _ => Some(self.caller.workspace_id),
         };
+        self.run(self.request(Step {
+            command,
+            workspace_id,
+        }))
+        .await
+    }
+
+    /// Carries out a request, honouring `If-Match` for its first step, and
+    /// `Idempotency-Key`.
+    pub(crate) async fn run(&self, request: execute::Request) -> Result<execute::Outcome, Failure> {
         let idempotency = self.idempotency()?;
         let _running = self.run_once(idempotency.as_ref())?;
         let request = execute::Request {
             expected_versions: self.if_match(),
             idempotency,
-            ..self.request(Step {
-                command,
-                workspace_id,
-            })
+            ..request
         };
         Ok(self.app.execute().run(request).await?)
     }
 
-    /// The versions in `If-Match`, of which the resource must have one (RFC 9110, 13.1.1);
-    /// `None` where any will do.
+    /// The versions in `If-Match`, of which the resource must have one; `None` where any
+    /// will do.
     pub(crate) fn if_match(&self) -> Option<Vec<u64>> {
-        let mut values = self.headers.get_all("if-match").iter().peekable();
-        values.peek()?;
-        let tags: Vec<&str> = values
-            .flat_map(|it| it.to_str().unwrap_or_default().split(','))
-            .map(str::trim)
-            .collect();
-        if tags.contains(&"*") {
-            return None;
-        }
-        // A tag that is not one of ours matches nothing.
-        Some(
-            tags.iter()
-                .filter_map(|tag| tag.trim_matches('"').parse().ok())
-                .collect(),
-        )
+        conditions::if_match(&self.headers)
     }
 
     /// What an earlier request with the same idempotency key came to.
@@ -258,70 +231,12 @@ impl Call {
         &self,
         idempotency: Option<&Idempotency>,
     ) -> Result<Option<Running>, Failure> {
-        let Some(it) = idempotency else {
-            return Ok(None);
-        };
-        self.app
-            .run_once(&it.scope, &it.key)
-            .map(Some)
-            .ok_or_else(|| {
-                Failure::new(
-                    Code::IdempotencyRunning,
-                    "the first request with this Idempotency-Key has not been answered yet",
-                )
-            })
+        conditions::run_once(&self.app, idempotency)
     }
 
     /// What makes a repetition of this request harmless, if the caller asked for that.
     pub(crate) fn idempotency(&self) -> Result<Option<Idempotency>, Failure> {
-        let mut values = self.headers.get_all("idempotency-key").iter();
-        let Some(value) = values.next() else {
-            return Ok(None);
-        };
-        if values.any(|other| other != value) {
-            return Err(Failure::new(
-                Code::BadRequest,
-                "Idempotency-Key: given once",
-            ));
-        }
-        if self.method != Method::POST {
-            return Ok(None);
-        }
-        let key = value.to_str().unwrap_or_default().trim();
-        let key = key
-            .strip_prefix('"')
-            .and_then(|it| it.strip_suffix('"'))
-            .unwrap_or(key);
-        if key.is_empty() || key.chars().count() > IDEMPOTENCY_KEY_CHARS_MAX {
-            return Err(Failure::new(
-                Code::BadRequest,
-                format!("Idempotency-Key: expected 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters"),
-            ));
-        }
-        Ok(Some(Idempotency {
-            scope: format!("{} {} {}", self.caller.workspace_id, self.method, self.path),
-            // Hashed like everything that could be a secret in the wrong place.
-            key: hex::encode(Sha256::digest(key)),
-            fingerprint: hex::encode(Sha256::digest(&self.body)),
-        }))
+        let scope = format!("{} {} {}", self.caller.workspace_id, self.method, self.path);
+        conditions::idempotency(&self.method, &self.headers, &self.body, scope)
     }
-}
-
-/// JSON is UTF-8 (RFC 8259, 8.1), whatever a parameter may say.
-fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers
-        .get("content-type")
-        .and_then(|it| it.to_str().ok())
-        .unwrap_or_default();
-    let mut parts = value.split(';').map(str::trim);
-    let is_json = parts
-        .next()
-        .is_some_and(|it| it.eq_ignore_ascii_case("application/json"));
-    is_json
-        && parts
-            .filter_map(|it| it.split_once('='))
-            .all(|(name, value)| {
-                !name.eq_ignore_ascii_case("charset")
-                    || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
-            })
 }

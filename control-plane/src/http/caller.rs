@@ -1,116 +1,97 @@
-//! Who calls, and what they may do. Everything that decides about people comes through
-//! here: sessions, roles and teams get their place beside the control token.
+//! Who calls, in which workspace, and what they may do there.
 
-use std::collections::BTreeSet;
-
-use axum::http::HeaderMap;
-use schemas::api::{Actor, ActorKind};
+use axum::http::request::Parts;
+use schemas::api::Actor;
 use schemas::problem::Code;
-use schemas::{AccountId, Timestamp, WorkspaceId};
+use schemas::{AccountId, ServiceAccountId, Timestamp, WorkspaceId};
 
 use super::App;
 use super::failure::Failure;
+use super::identity::{Identity, Proof};
 use super::permission::Permission;
-use crate::{token, view};
+use super::rights::{Rights, Standing};
+use crate::totp;
 
 /// An authenticated caller in its active workspace.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) account_id: AccountId,
     pub(crate) workspace_id: WorkspaceId,
+    /// Who a token acts as, where that is not the person who made it.
+    pub(crate) service_account_id: Option<ServiceAccountId>,
+    actor: Actor,
     pub(crate) is_operator: bool,
     /// Whether the token has scopes: what it makes must have some, too.
     pub(crate) is_narrowed: bool,
     /// When the token ends; what it makes ends no later.
     pub(crate) expires_at: Option<Timestamp>,
-    permissions: BTreeSet<Permission>,
+    /// What they may do in it, now.
+    pub(crate) rights: Rights,
 }
 
 // === impl Caller ===
 
 impl Caller {
-    /// Reads `Authorization: Bearer` and finds out who that is.
+    /// Finds out who asks, and judges whether they may work in their workspace at all.
     ///
-    /// The workspace comes from the token and never from the request. A token carries what
-    /// its account may do *now*, narrowed to its scopes.
-    pub(crate) async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Self, Failure> {
-        let refused = || {
-            Failure::new(
-                Code::Unauthenticated,
-                "Authorization: Bearer tpc_… is needed",
-            )
-        };
-        let mut presented = headers.get_all("authorization").iter();
-        let (Some(value), None) = (presented.next(), presented.next()) else {
-            return Err(refused());
-        };
-        let text = value.to_str().ok().and_then(bearer).ok_or_else(refused)?;
-        if !text.starts_with(token::PREFIX) {
-            return Err(refused());
+    /// The workspace comes from the session or token and never from the request. Both carry
+    /// what their account may do *now*, a token narrowed to its scopes.
+    pub(crate) async fn authenticate(app: &App, parts: &Parts) -> Result<Self, Failure> {
+        let identity = Identity::authenticate(app, parts).await?;
+        if !identity.is_verified {
+            return Err(Failure::new(
+                Code::EmailNotVerified,
+                "verify the e-mail address first: POST /v1/accounts/verify/resend sends the \
+                 link again",
+            ));
         }
-        let token = token::find(app.store(), text).await?.ok_or_else(refused)?;
-        let instance = view::workspace::instance(app.store()).await?;
-        let workspace = view::workspace::get(app.store(), token.workspace_id)
-            .await?
-            .ok_or_else(refused)?;
-        let held: BTreeSet<Permission> = if workspace.owner == token.account_id {
-            Permission::ALL.into()
-        } else {
-            BTreeSet::new()
+        let workspace_id = identity.active_workspace(app).await?.ok_or_else(|| {
+            Failure::new(
+                Code::Forbidden,
+                "no workspace is active: make one, or accept an invitation",
+            )
+        })?;
+        let scopes = match &identity.proof {
+            Proof::Session { .. } => None,
+            Proof::Token(token) => token.scopes.as_deref(),
         };
-        let permissions = match &token.scopes {
-            None => held,
-            Some(scopes) => held
-                .into_iter()
-                .filter(|it| scopes.iter().any(|scope| scope == it.as_str()))
-                .collect(),
+        let account_id = identity.account_id;
+        let standing = Standing::load(app.store(), account_id, workspace_id, scopes).await?;
+        let rights = match standing {
+            Standing::Member(rights) => rights,
+            Standing::Suspended | Standing::WorkspaceSuspended | Standing::Stranger => {
+                return Err(Failure::new(
+                    Code::Forbidden,
+                    "only active members of an active workspace may do this",
+                ));
+            }
         };
+        if rights.require_totp && !totp::is_enabled(app.store(), account_id).await? {
+            return Err(Failure::new(
+                Code::Forbidden,
+                "this workspace asks for a second factor: POST /v1/me/totp sets one up",
+            ));
+        }
         Ok(Self {
-            account_id: token.account_id,
-            workspace_id: token.workspace_id,
-            is_operator: token.scopes.is_none() && instance.operators.contains(&token.account_id),
-            is_narrowed: token.scopes.is_some(),
-            expires_at: token.expires_at,
-            permissions,
+            account_id,
+            workspace_id,
+            service_account_id: identity.service_account_id(),
+            actor: identity.actor(),
+            is_operator: identity.is_operator(app).await?,
+            is_narrowed: scopes.is_some(),
+            expires_at: identity.expires_at(),
+            rights,
         })
     }
 
     /// Whether the caller may; asked after the object was looked up, so that a foreign id
     /// is 404 and a known one without the permission 403.
     pub(crate) fn permit(&self, permission: Permission) -> Result<(), Failure> {
-        if self.permissions.contains(&permission) {
-            Ok(())
-        } else {
-            Err(Failure::new(
-                Code::Forbidden,
-                format!("the permission {} is needed", permission.as_str()),
-            ))
-        }
+        self.rights.permit(permission)
     }
 
-    /// Whether the caller stands above workspaces.
-    pub(crate) fn permit_operator(&self) -> Result<(), Failure> {
-        if self.is_operator {
-            Ok(())
-        } else {
-            Err(Failure::new(Code::Forbidden, "only operators may do this"))
-        }
-    }
-
-    pub(crate) fn permissions(&self) -> impl Iterator<Item = Permission> + '_ {
-        self.permissions.iter().copied()
-    }
-
+    /// Who does what the caller asks for.
     pub(crate) fn actor(&self) -> Actor {
-        Actor {
-            kind: ActorKind::User,
-            id: self.account_id.to_string(),
-        }
+        self.actor.clone()
     }
-}
-
-/// The scheme is case-insensitive (RFC 9110, 11.1).
-fn bearer(value: &str) -> Option<&str> {
-    let (scheme, text) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(text.trim())
 }

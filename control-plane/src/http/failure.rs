@@ -4,10 +4,14 @@ use axum::response::{IntoResponse, Response};
 use events::Refusal;
 use events::refusal::{FieldCode, FieldRefusal};
 use http_body_util::Full;
+use schemas::api::SelfServiceRule;
 use schemas::problem::{Code, FieldError, MEDIA_TYPE, Problem};
 
+use crate::account::password::Busy;
+use crate::account::{erase, log_in, sign_up};
+use crate::attempts::TooMany;
 use crate::chain::Chain;
-use crate::{execute, purge, store};
+use crate::{execute, purge, store, totp};
 
 /// The longest name of a field that is said back.
 const NAME_SHOWN_CHARS_MAX: usize = 32;
@@ -18,6 +22,10 @@ pub(crate) struct Failure {
     code: Code,
     detail: String,
     errors: Vec<FieldError>,
+    /// Seconds after which trying again may help.
+    retry_after: Option<u64>,
+    /// How many things stand in the way, where that is said.
+    count: Option<u64>,
 }
 
 // === impl Failure ===
@@ -28,7 +36,18 @@ impl Failure {
             code,
             detail: detail.into(),
             errors: Vec::new(),
+            retry_after: None,
+            count: None,
         }
+    }
+
+    /// One refused field.
+    pub(crate) fn field(name: &str, expected: &str) -> Self {
+        Self::fields(vec![FieldError::new(
+            name,
+            Code::Validation.as_str(),
+            format!("expected {expected}"),
+        )])
     }
 
     /// Refused fields. Where all are refused for the same special reason, that reason is
@@ -44,12 +63,25 @@ impl Failure {
         ]
         .into_iter()
         .find(|code| errors.iter().all(|it| it.code == code.as_str()));
+        // Of several rules of a team's policy, the first is the code of the whole.
+        let policy = [Code::SelfServiceExpiry, Code::SelfServiceLimit];
+        let of_policy = |it: &FieldError| policy.iter().any(|code| it.code == code.as_str());
+        let shared = shared.or_else(|| {
+            let first = errors.first().filter(|_| errors.iter().all(of_policy))?;
+            policy.into_iter().find(|code| first.code == code.as_str())
+        });
         let names: Vec<&str> = errors.iter().map(|it| it.field.as_str()).collect();
         Self {
             code: shared.unwrap_or(Code::Validation),
             detail: format!("not right: {}", names.join(", ")),
             errors,
+            retry_after: None,
+            count: None,
         }
+    }
+
+    pub(super) fn code(&self) -> Code {
+        self.code
     }
 
     pub(crate) fn not_found(what: &str) -> Self {
@@ -65,16 +97,22 @@ impl Failure {
             request_id,
         );
         problem.errors.clone_from(&self.errors);
+        problem.count = self.count;
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = Response::builder()
             .status(self.code.status())
             .header("content-type", MEDIA_TYPE);
         match self.code {
-            Code::Unauthenticated => response = response.header("www-authenticate", "Bearer"),
+            Code::Unauthenticated | Code::TotpRequired => {
+                response = response.header("www-authenticate", "Bearer");
+            }
             Code::Unavailable | Code::OutcomeUnknown => {
                 response = response.header("retry-after", "1");
             }
             _ => {}
+        }
+        if let Some(seconds) = self.retry_after {
+            response = response.header("retry-after", seconds);
         }
         response
             .body(axum::body::Body::new(Full::from(body)))
@@ -115,6 +153,7 @@ impl From<Refusal> for Failure {
             Refusal::NotFound(what) => Self::not_found(what),
             Refusal::Exists(_) => Self::new(Code::InUse, detail),
             Refusal::NameTaken(_) => Self::new(Code::NameTaken, detail),
+            Refusal::InUse(_) => Self::new(Code::InUse, detail),
             Refusal::KeyRevoked => Self::new(Code::KeyRevoked, detail),
             Refusal::KeyHasHistory => Self::new(Code::KeyHasHistory, detail),
             Refusal::KeyActive => Self::new(Code::PurgeUnproven, detail),
@@ -123,6 +162,31 @@ impl From<Refusal> for Failure {
                 "two secrets are live; wait until the older one has ended, or rotate with \
                  overlap_seconds 0",
             ),
+            Refusal::SelfService(SelfServiceRule::Disabled) => Self::new(
+                Code::SelfServiceDisabled,
+                "developers of this team may not make or rotate keys by themselves",
+            ),
+            Refusal::SelfService(SelfServiceRule::MaxKeys) => Self::new(
+                Code::SelfServiceMaxKeys,
+                "you have as many live keys in this team as its policy allows; revoke one first",
+            ),
+            Refusal::SelfService(rule) => Self::new(self_service_code(rule), detail),
+            Refusal::TeamHasKeys => Self::new(
+                Code::TeamHasKeys,
+                "revoke, purge or transfer the keys of the team first",
+            ),
+            Refusal::Forbidden(_) => Self::new(Code::Forbidden, detail),
+            Refusal::LastOwner => Self::new(Code::LastOwner, detail),
+            Refusal::MemberOwnsKeys { count } => Self {
+                count: Some(count),
+                ..Self::new(Code::MemberOwnsKeys, detail)
+            },
+            // Handlers end the first of them before they ask again.
+            Refusal::TooManyKeys { .. } => Self::new(
+                Code::Unavailable,
+                "the member makes keys faster than they can be ended; try again",
+            ),
+            Refusal::LastOperator => Self::new(Code::InUse, detail),
             Refusal::VersionMismatch { .. } => Self::new(Code::PreconditionFailed, detail),
         }
     }
@@ -143,6 +207,16 @@ fn field_code(code: FieldCode) -> Code {
         FieldCode::LooksLikeSecret => Code::NameLooksLikeSecret,
         FieldCode::HostNotAllowed => Code::HostNotAllowed,
         FieldCode::NotAvailable => Code::NotAvailable,
+        FieldCode::SelfService(rule) => self_service_code(rule),
+    }
+}
+
+fn self_service_code(rule: SelfServiceRule) -> Code {
+    match rule {
+        SelfServiceRule::Disabled => Code::SelfServiceDisabled,
+        SelfServiceRule::MaxKeys => Code::SelfServiceMaxKeys,
+        SelfServiceRule::Expiry => Code::SelfServiceExpiry,
+        SelfServiceRule::Limit => Code::SelfServiceLimit,
     }
 }
 
@@ -176,6 +250,82 @@ impl From<store::Error> for Failure {
             "a request was not served"
         );
         Self::new(Code::Unavailable, "the store cannot be read; try again")
+    }
+}
+
+impl From<TooMany> for Failure {
+    fn from(too_many: TooMany) -> Self {
+        // Whole seconds, never 0: the caller would come back too early.
+        let seconds = too_many.retry_after.as_secs() + 1;
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(
+                Code::TooManyAttempts,
+                format!("too many attempts; try again in {seconds} s"),
+            )
+        }
+    }
+}
+
+impl From<Busy> for Failure {
+    fn from(_: Busy) -> Self {
+        Self::new(
+            Code::Unavailable,
+            "too many passwords are being checked; try again",
+        )
+    }
+}
+
+impl From<log_in::Error> for Failure {
+    fn from(error: log_in::Error) -> Self {
+        match error {
+            log_in::Error::Wrong => Self::new(
+                Code::Unauthenticated,
+                "the e-mail address, the password or the code is not right",
+            ),
+            log_in::Error::CodeNeeded => {
+                Self::new(Code::TotpRequired, "send the code as `totp`, too")
+            }
+            log_in::Error::TooMany(error) => error.into(),
+            log_in::Error::Busy(error) => error.into(),
+            log_in::Error::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<sign_up::Error> for Failure {
+    fn from(error: sign_up::Error) -> Self {
+        match error {
+            sign_up::Error::DeadToken => Self::field("token", "the token of a link that works"),
+            sign_up::Error::ForeignToken => {
+                Self::new(Code::Forbidden, "the link is for another account")
+            }
+            sign_up::Error::Busy(error) => error.into(),
+            sign_up::Error::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<erase::Error> for Failure {
+    fn from(error: erase::Error) -> Self {
+        match error {
+            erase::Error::NoServiceAccount => Self::not_found("service account"),
+            erase::Error::Execute(error) => error.into(),
+            erase::Error::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<totp::Error> for Failure {
+    fn from(error: totp::Error) -> Self {
+        match error {
+            totp::Error::InForce => Self::new(
+                Code::InUse,
+                "a second factor is in force; remove it first, with a code",
+            ),
+            totp::Error::WrongCode => Self::field("code", "the current code, not used before"),
+            totp::Error::Store(error) => error.into(),
+        }
     }
 }
 

@@ -57,6 +57,25 @@ impl Fields {
         })
     }
 
+    /// Reads the body of a form; each field is a text and stands once.
+    pub(crate) fn of_form(body: &[u8]) -> Result<Self, Failure> {
+        let mut members = Map::new();
+        for (name, value) in url::form_urlencoded::parse(body) {
+            let value = Value::String(value.into_owned());
+            if members.insert(name.into_owned(), value).is_some() {
+                return Err(Failure::new(
+                    Code::BadRequest,
+                    "a field of the form stands twice",
+                ));
+            }
+        }
+        Ok(Self {
+            members,
+            known: Vec::new(),
+            errors: Vec::new(),
+        })
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
@@ -94,6 +113,20 @@ impl Fields {
         }
     }
 
+    /// A field that must be there.
+    pub(crate) fn required_as<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+    ) -> Option<T> {
+        let value = self.take(name).unwrap_or(Value::Null);
+        let value = serde_json::from_value(value).ok();
+        if value.is_none() {
+            self.refuse(name, expected);
+        }
+        value
+    }
+
     /// A text that must be there.
     pub(crate) fn required_text(&mut self, name: &'static str) -> String {
         let expected = "a text, required";
@@ -104,6 +137,11 @@ impl Fields {
                 String::new()
             }
         }
+    }
+
+    /// Whether a field was refused already, and needs no second word.
+    pub(crate) fn is_refused(&self, name: &str) -> bool {
+        self.errors.iter().any(|it| it.field == name)
     }
 
     /// `limits` and its like: an object of rates, each null or an integer.
@@ -168,6 +206,18 @@ impl Fields {
             if self.take(name).is_some() {
                 self.refuse_as(Code::Validation, name, "this field cannot be changed");
             }
+        }
+    }
+
+    /// A field that is known and has no say here, whatever it holds.
+    pub(crate) fn ignored(&mut self, name: &'static str) {
+        drop(self.take(name));
+    }
+
+    /// A field that is missing, unless it is there and was refused already.
+    pub(crate) fn refuse_missing(&mut self, name: &str, expected: &str) {
+        if self.errors.iter().all(|it| it.field != name) {
+            self.refuse(name, &format!("{expected}, required"));
         }
     }
 

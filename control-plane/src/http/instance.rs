@@ -8,25 +8,24 @@ use events::{Aggregate, Command};
 use schemas::problem::Code;
 use serde_json::{Value, json};
 
-use super::answer;
-use super::call::Call;
 use super::failure::Failure;
+use super::operators::Operator;
+use super::{App, answer};
+use crate::execute::Step;
 use crate::view;
 
-pub(super) async fn show(call: Call) -> Result<Response, Failure> {
-    let mut call = call;
-    call.caller.permit_operator()?;
-    call.finish_params()?;
-    let instance = view::workspace::instance(call.app.store()).await?;
-    answer::resource(&shown(&instance), instance.version)
+pub(super) async fn show(operator: Operator) -> Result<Response, Failure> {
+    let Operator(mut own) = operator;
+    own.asked.finish_params()?;
+    let instance = view::workspace::instance(own.app().store()).await?;
+    answer::resource(&shown(own.app(), &instance), instance.version)
 }
 
-pub(super) async fn patch(call: Call) -> Result<Response, Failure> {
-    let mut call = call;
-    call.caller.permit_operator()?;
-    let wait = call.wait(false);
-    call.finish_params()?;
-    let mut fields = call.fields()?;
+pub(super) async fn patch(operator: Operator) -> Result<Response, Failure> {
+    let Operator(mut own) = operator;
+    let wait = own.wait(false);
+    own.asked.finish_params()?;
+    let mut fields = own.asked.fields()?;
     if fields.is_empty() {
         return Err(Failure::new(
             Code::Validation,
@@ -36,22 +35,31 @@ pub(super) async fn patch(call: Call) -> Result<Response, Failure> {
     let command = InstanceCommand::Patch {
         global_limits: fields.limits("global_limits"),
         error_profile: fields.optional("error_profile", "standard, compact or null"),
+        sign_up: fields.optional("sign_up", "open, invite or null"),
     };
-    // Nobody can sign up yet, so there is nothing to open or close.
-    fields.not_available(&["sign_up"]);
     fields.finish()?;
-    let outcome = call.execute(Command::Instance(command)).await?;
+    let outcome = own.run(own.request(vec![step(command)])).await?;
     let Aggregate::Instance(instance) = &outcome.aggregate else {
         return Err(Failure::not_found("instance"));
     };
-    let body = shown(instance);
-    answer::change(&call, &outcome, wait, StatusCode::OK, Some(body)).await
+    let body = shown(own.app(), instance);
+    answer::change_by(own.app(), &outcome, wait, StatusCode::OK, Some(body)).await
 }
 
-fn shown(instance: &Instance) -> Value {
+/// A command to the installation, which belongs to no workspace.
+pub(super) fn step(command: InstanceCommand) -> Step {
+    Step {
+        command: Command::Instance(command),
+        workspace_id: None,
+    }
+}
+
+fn shown(app: &App, instance: &Instance) -> Value {
+    let sign_up = instance.settings.sign_up.unwrap_or(app.accounts().sign_up);
     json!({
         "global_limits": instance.settings.global_limits,
         "error_profile": instance.settings.error_profile,
+        "sign_up": sign_up,
         "version": instance.version,
     })
 }

@@ -1,5 +1,7 @@
 //! `/api-keys`: a key's life.
 
+mod whose;
+
 use std::time::Duration;
 
 use axum::extract::State;
@@ -9,42 +11,61 @@ use events::command::{CreateKey, KeyCommand, LimitsPatch, MetadataPatch, PatchKe
 use events::key::Key;
 use events::{Aggregate, Command, Refusal, SecretLook, Stream};
 use schemas::api::{KeyStatus, Page, Source};
+use schemas::entry::Owner;
 use schemas::problem::Code;
-use schemas::{AccountId, Environment, KeyId, Limits, Position};
+use schemas::{Environment, KeyId, Limits, Position, TeamId};
 use serde_json::Value;
 
-use super::App;
+use self::whose::Right;
 use super::answer;
 use super::call::{Call, Id};
 use super::failure::Failure;
 use super::fields::Fields;
 use super::permission::Permission;
+use super::teams;
+use super::{App, effective_access};
 use crate::execute::Outcome;
 use crate::store::log;
 use crate::view::{self, key::Filter};
 use crate::{fresh, purge};
 
 /// Fields whose enforcement does not exist yet.
-const NOT_AVAILABLE: [&str; 6] = [
-    "quotas",
-    "budget",
-    "concurrency",
-    "queue",
-    "access",
-    "staleness",
-];
-/// The same, for fields that belong to people and teams.
-const OWNERSHIP: [&str; 2] = ["team_id", "owner"];
-
+const NOT_AVAILABLE: [&str; 5] = ["quotas", "budget", "concurrency", "queue", "staleness"];
+const OWNER: &str = "null, or {type: user or service_account, id}";
 const TIME: &str = "null or an RFC 3339 time with a zone";
 const TEXT: &str = "null or a text";
 
 pub(super) async fn create(call: Call) -> Result<Response, Failure> {
     let mut call = call;
-    call.permit(Permission::KeyCreate)?;
+    whose::permit_create_somewhere(&call)?;
+    let mut fields = call.required_fields()?;
+    // What a key is made of may be gone when the request is repeated.
+    let is_repeated = call.answered_before().await?.is_some();
+    let team: Option<String> = fields
+        .optional("team_id", "null or the id of a team")
+        .flatten();
+    let team_id = match &team {
+        Some(id) if is_repeated => id.parse::<TeamId>().ok(),
+        Some(id) => Some(teams::find(&call, id).await?.id),
+        None => None,
+    };
+    let right = whose::permit_create(&call, team_id, &mut fields)?;
+    if !is_repeated {
+        whose::permit_self_service(&call, right, team_id).await?;
+    }
+    let owner: Option<Owner> = match right {
+        // Whatever the body says: the key is the caller's.
+        Right::SelfService => {
+            fields.ignored("owner");
+            Some(whose::own(&call))
+        }
+        Right::Full => match fields.optional("owner", OWNER).flatten() {
+            Some(named) if !is_repeated => Some(whose::find_owner(&call, &named).await?.owner()),
+            _ => None,
+        },
+    };
     let wait = call.wait(true);
     call.finish_params()?;
-    let mut fields = call.required_fields()?;
     let name = fields.required_text("name");
     let category = fields.optional("category", TEXT).flatten();
     let environment = fields
@@ -53,6 +74,7 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         .unwrap_or(Environment::Live);
     let expires_at = fields.optional("expires_at", TIME).flatten();
     let limits = created_limits(&mut fields);
+    let access = super::access::created(&mut fields);
     let metadata = match fields.metadata("metadata") {
         Some(MetadataPatch::Merge(pairs)) => pairs
             .into_iter()
@@ -64,30 +86,36 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
         .optional("replaces", "null or the id of a key")
         .flatten();
     let rotation_due_at = fields.optional("rotation_due_at", TIME).flatten();
-    fields.not_available(&OWNERSHIP);
     fields.not_available(&NOT_AVAILABLE);
     let (credential, secret) = fresh::secret(environment);
     let mut create = CreateKey {
         name,
         category,
         environment,
+        team_id,
+        owner,
         expires_at,
         limits,
+        access,
         metadata,
         replaces: None,
         rotation_due_at,
-        source: Source::Api,
+        source: match right {
+            Right::SelfService => Source::SelfService,
+            Right::Full => Source::Api,
+        },
         secret,
     };
     fields.finish_with(|| {
         let command = KeyCommand::Create(Box::new(create.clone()));
         events::key::decide(None, &command, fresh::now(), &SecretLook::default()).err()
     })?;
-    // The key that is replaced may be gone when the request is repeated.
     if let Some(id) = replaces
-        && call.answered_before().await?.is_none()
+        && !is_repeated
     {
-        create.replaces = Some(find(&call, &id).await?.id);
+        let replaced = find(&call, &id).await?;
+        whose::permit(&call, Permission::KeyRead, &replaced)?;
+        create.replaces = Some(replaced.id);
     }
     let id = fresh::id(KeyId::from_parts);
     let command = KeyCommand::Create(Box::new(create));
@@ -100,7 +128,7 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
 
 pub(super) async fn list(call: Call) -> Result<Response, Failure> {
     let mut call = call;
-    call.permit(Permission::KeyRead)?;
+    let scope = whose::visible(&call)?;
     let limit = call.params.limit();
     let after = call.params.cursor()?;
     let status = match call.params.text("status").as_deref() {
@@ -122,57 +150,62 @@ pub(super) async fn list(call: Call) -> Result<Response, Failure> {
     let owner = call.params.text("owner");
     let mine: bool = call.params.parsed("mine", "true or false").unwrap_or(false);
     call.finish_params()?;
-    if let Some(id) = &target {
-        // Every key may call every target of its workspace.
-        super::targets::find(&call, id).await?;
-    }
-    if team.is_some() {
-        return Err(Failure::not_found("team"));
-    }
-    let owned = match owner.as_deref().map(str::parse::<AccountId>) {
-        None => mine,
-        Some(Ok(id)) if id == call.caller.account_id => true,
-        Some(_) => return Err(Failure::not_found("owner")),
+    let target = match &target {
+        Some(id) => Some(super::targets::find(&call, id).await?),
+        None => None,
     };
+    let team_id = match &team {
+        Some(id) => Some(teams::find(&call, id).await?.id),
+        None => None,
+    };
+    if let Some(id) = team_id
+        && !scope.reaches(id)
+    {
+        call.permit(Permission::KeyRead)?;
+    }
+    let mut owners: Vec<Owner> = mine.then(|| whose::own(&call)).into_iter().collect();
+    if let Some(id) = &owner {
+        let owner = whose::find_filtered(&call, id).await?;
+        whose::permit_owner_filter(&call, owner)?;
+        owners.push(owner);
+    }
 
     let now = fresh::now();
     let filter = Filter {
         status,
         category,
         query,
+        team_id,
+        owners,
+        scope,
         after,
         limit: limit + 1,
     };
-    let mut keys = if owned {
-        // No key has an owner yet.
-        Vec::new()
-    } else {
-        view::key::list(call.app.store(), call.caller.workspace_id, &filter, now).await?
+    let mut keys = match &target {
+        Some(target) => effective_access::keys_that_may(&call, target, filter, now).await?,
+        None => view::key::list(call.app.store(), call.caller.workspace_id, &filter, now).await?,
     };
     let more = keys.len() > limit as usize;
     keys.truncate(limit as usize);
     let next_cursor = keys.last().filter(|_| more).map(|key| key.id.to_string());
-    let uses = view::key::last_uses(call.app.store(), &keys).await?;
-    let data: Vec<_> = keys
-        .iter()
-        .map(|key| view::key::to_api(key, &uses, now))
-        .collect();
+    let data = whose::shown(&call, &keys, now).await?;
     answer::ok(&Page { data, next_cursor })
 }
 
 pub(super) async fn show(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let key = find(&call, &id).await?;
-    call.permit(Permission::KeyRead)?;
+    whose::permit(&call, Permission::KeyRead, &key)?;
     call.finish_params()?;
-    let uses = view::key::last_uses(call.app.store(), std::slice::from_ref(&key)).await?;
-    answer::resource(&view::key::to_api(&key, &uses, fresh::now()), key.version)
+    let shown = whose::shown(&call, std::slice::from_ref(&key), fresh::now()).await?;
+    let shown = shown.first().ok_or_else(|| Failure::not_found("key"))?;
+    answer::resource(shown, key.version)
 }
 
 pub(super) async fn patch(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let key = find(&call, &id).await?;
-    call.permit(Permission::KeyUpdate)?;
+    whose::permit(&call, Permission::KeyUpdate, &key)?;
     let wait = call.wait(false);
     call.finish_params()?;
     let mut fields = call.fields()?;
@@ -187,6 +220,7 @@ pub(super) async fn patch(Id(id): Id, call: Call) -> Result<Response, Failure> {
         category: fields.optional("category", TEXT),
         expires_at: fields.optional("expires_at", TIME),
         limits: fields.limits("limits"),
+        access: super::access::patched(&mut fields),
         metadata: fields.metadata("metadata"),
         rotation_due_at: fields.optional("rotation_due_at", TIME),
     };
@@ -202,7 +236,7 @@ pub(super) async fn patch(Id(id): Id, call: Call) -> Result<Response, Failure> {
 pub(super) async fn revoke(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let key = find(&call, &id).await?;
-    call.permit(Permission::KeyRevoke)?;
+    whose::permit_own(&call, Permission::KeyRevoke, &key)?;
     let wait = call.wait(false);
     call.finish_params()?;
     call.no_fields()?;
@@ -222,7 +256,7 @@ pub(super) async fn reactivate(id: Id, call: Call) -> Result<Response, Failure> 
 
 async fn switch(Id(id): Id, mut call: Call, command: KeyCommand) -> Result<Response, Failure> {
     let key = find(&call, &id).await?;
-    call.permit(Permission::KeyRevoke)?;
+    whose::permit_own(&call, Permission::KeyRevoke, &key)?;
     let wait = call.wait(false);
     call.finish_params()?;
     call.no_fields()?;
@@ -234,7 +268,8 @@ async fn switch(Id(id): Id, mut call: Call, command: KeyCommand) -> Result<Respo
 pub(super) async fn rotate(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let key = find(&call, &id).await?;
-    call.permit(Permission::KeyRotate)?;
+    let right = whose::permit_own(&call, Permission::KeyRotate, &key)?;
+    whose::permit_self_service(&call, right, key.team_id).await?;
     let wait = call.wait(false);
     call.finish_params()?;
     let mut fields = call.fields()?;
@@ -251,6 +286,7 @@ pub(super) async fn rotate(Id(id): Id, call: Call) -> Result<Response, Failure> 
         overlap_seconds,
         overlap_max_seconds: workspace.settings.rotation_overlap_max_seconds,
         reason,
+        self_service: right == Right::SelfService,
         secret,
     });
     let outcome = call.execute(Command::Key(key.id, command)).await?;
@@ -262,9 +298,39 @@ pub(super) async fn rotate(Id(id): Id, call: Call) -> Result<Response, Failure> 
 pub(super) async fn rotation(Id(id): Id, call: Call) -> Result<Response, Failure> {
     let mut call = call;
     let key = find(&call, &id).await?;
-    call.permit(Permission::KeyRead)?;
+    whose::permit(&call, Permission::KeyRead, &key)?;
     call.finish_params()?;
     answer::ok(&view::key::rotation(call.app.store(), &key, fresh::now()).await?)
+}
+
+pub(super) async fn transfer(Id(id): Id, call: Call) -> Result<Response, Failure> {
+    let mut call = call;
+    let key = find(&call, &id).await?;
+    whose::permit(&call, Permission::KeyUpdate, &key)?;
+    let mut fields = call.required_fields()?;
+    let named = fields.optional("owner", OWNER);
+    let found = match &named {
+        Some(Some(named)) => Some(whose::find_owner(&call, named).await?),
+        Some(None) => None,
+        None => {
+            fields.refuse_missing("owner", OWNER);
+            None
+        }
+    };
+    // A key without a team goes to the service account's: that is the caller's to give.
+    let team_id = found.as_ref().map_or(key.team_id, |it| it.team_of(&key));
+    if team_id != key.team_id {
+        let rights = &call.caller.rights;
+        rights.permit_in(Permission::KeyUpdate, team_id, false)?;
+    }
+    let wait = call.wait(false);
+    call.finish_params()?;
+    fields.finish()?;
+    let owner = found.map(|it| it.owner());
+    let command = KeyCommand::Transfer { owner, team_id };
+    let outcome = call.execute(Command::Key(key.id, command)).await?;
+    let body = shown(&call, &outcome, None).await?;
+    answer::change(&call, &outcome, wait, StatusCode::OK, Some(body)).await
 }
 
 pub(super) async fn purge(Id(id): Id, call: Call) -> Result<Response, Failure> {
@@ -275,7 +341,14 @@ pub(super) async fn purge(Id(id): Id, call: Call) -> Result<Response, Failure> {
         Some(_) => None,
         None => Some(find(&call, &id).await?),
     };
-    call.permit(Permission::KeyRevoke)?;
+    match (&key, &before) {
+        (Some(key), _) => whose::permit(&call, Permission::KeyRevoke, key)?,
+        (None, Some(outcome)) => match &outcome.aggregate {
+            Aggregate::Key(key) => whose::permit(&call, Permission::KeyRevoke, key)?,
+            _ => call.permit(Permission::KeyRevoke)?,
+        },
+        (None, None) => call.permit(Permission::KeyRevoke)?,
+    }
     let wait = call.wait(false);
     call.finish_params()?;
     call.no_fields()?;
@@ -315,7 +388,7 @@ pub(super) async fn history(
     let key = view::key::get_even_purged(app.store(), call.caller.workspace_id, id)
         .await?
         .ok_or_else(|| Failure::not_found("key"))?;
-    if key.purged || call.permit(Permission::KeyRead).is_err() {
+    if key.purged || whose::permit(&call, Permission::KeyRead, &key).is_err() {
         call.permit(Permission::AuditRead)?;
     }
     let limit = call.params.limit();
@@ -328,13 +401,21 @@ pub(super) async fn history(
         .last()
         .filter(|_| more)
         .map(|row| row.recorded.position.to_string());
-    let data: Vec<Value> = rows.iter().map(event_row).collect::<Result<_, _>>()?;
+    let rows = rows
+        .iter()
+        .map(event_row)
+        .collect::<Result<Vec<Value>, _>>()?;
+    let data: Vec<Value> = if whose::sees_owner(&call, &key) {
+        rows
+    } else {
+        rows.into_iter().map(whose::without_owner).collect()
+    };
     answer::ok(&Page { data, next_cursor })
 }
 
 /// An event as a reader may check it: without the two hashes, canonicalised, it hashes to
 /// its leaf hash.
-fn event_row(row: &log::Row) -> Result<Value, Failure> {
+pub(super) fn event_row(row: &log::Row) -> Result<Value, Failure> {
     let mut event: Value =
         serde_json::from_slice(&row.canonical).map_err(|_| log::corrupt("events.canonical"))?;
     if let Some(members) = event.as_object_mut() {
@@ -342,6 +423,13 @@ fn event_row(row: &log::Row) -> Result<Value, Failure> {
         members.insert("chain_hash".to_owned(), hex::encode(row.chain_hash).into());
     }
     Ok(event)
+}
+
+/// A key that the caller may read.
+pub(super) async fn find_readable(call: &Call, id: &str) -> Result<Key, Failure> {
+    let key = find(call, id).await?;
+    whose::permit(call, Permission::KeyRead, &key)?;
+    Ok(key)
 }
 
 /// A key of the caller's workspace; another's is not found.
@@ -358,8 +446,15 @@ async fn shown(call: &Call, outcome: &Outcome, secret: Option<String>) -> Result
     let Aggregate::Key(key) = &outcome.aggregate else {
         return Err(Failure::not_found("key"));
     };
-    let uses = view::key::last_uses(call.app.store(), std::slice::from_ref(&**key)).await?;
-    let mut shown = view::key::to_api(key, &uses, outcome.at);
+    // A repetition shows what was made then, to those who may see it.
+    if outcome.replayed {
+        whose::permit(call, Permission::KeyRead, key)?;
+    }
+    let shown = whose::shown(call, std::slice::from_ref(&**key), outcome.at).await?;
+    let mut shown = shown
+        .into_iter()
+        .next()
+        .ok_or_else(|| Failure::not_found("key"))?;
     shown.secret = secret;
     serde_json::to_value(&shown).map_err(|_| log::corrupt("a key").into())
 }

@@ -8,10 +8,11 @@ use events::target::{Target, merge_bodies, merge_timeouts};
 use events::{Aggregate, Command};
 use schemas::TargetId;
 use schemas::api::Page;
-use schemas::entry::{Bodies, Scheme, Timeouts};
+use schemas::entry::{Bodies, Scheme, Timeouts, UpstreamCredential};
 use schemas::problem::Code;
 use serde_json::Value;
 
+use super::access_groups::workspace_of;
 use super::answer;
 use super::call::{Call, Id};
 use super::failure::Failure;
@@ -22,10 +23,12 @@ use crate::store::log;
 use crate::{fresh, view};
 
 /// Fields whose enforcement does not exist yet.
-const NOT_AVAILABLE: [&str; 5] = ["credential", "meter", "limits", "queue", "concurrency"];
+const NOT_AVAILABLE: [&str; 4] = ["meter", "limits", "queue", "concurrency"];
 
 const INTEGER: &str = "null or an integer above 0";
 const PORT: &str = "a port, 1 to 65535";
+const GROUPS: &str = "a list of names of access groups";
+const CREDENTIAL: &str = "null or the name of a credential";
 
 pub(super) async fn create(call: Call) -> Result<Response, Failure> {
     let mut call = call;
@@ -42,7 +45,7 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
     if let Some(Some(members)) = fields.members_of("bodies", INTEGER) {
         merge_bodies(&mut bodies, &members, &mut refused);
     }
-    let create = CreateTarget {
+    let mut create = CreateTarget {
         workspace_id: call.caller.workspace_id,
         name: fields.required_text("name"),
         host: fields.required_text("host"),
@@ -69,10 +72,22 @@ pub(super) async fn create(call: Call) -> Result<Response, Failure> {
             .optional("allow_private", "true, false or null")
             .flatten()
             .unwrap_or(call.app.target_rules().allow_private_upstreams),
+        groups: fields
+            .optional("groups", GROUPS)
+            .flatten()
+            .unwrap_or_default(),
+        credential: None,
         rules: call.app.target_rules(),
     };
+    let credential = fields.optional("credential", CREDENTIAL).flatten();
     read_unavailable(&mut fields, refused);
     fields.finish()?;
+    // The credential may be gone when the request is repeated.
+    if let Some(name) = credential
+        && call.answered_before().await?.is_none()
+    {
+        create.credential = Some(find_credential(&call, name).await?);
+    }
     let id = fresh::id(TargetId::from_parts);
     let command = Command::Target(id, TargetCommand::Create(Box::new(create)));
     let outcome = call.execute(command).await?;
@@ -119,7 +134,7 @@ pub(super) async fn patch(Id(id): Id, call: Call) -> Result<Response, Failure> {
             "the body changes nothing: name a field",
         ));
     }
-    let patch = PatchTarget {
+    let mut patch = PatchTarget {
         name: fields.value("name", "a text"),
         host: fields.value("host", "a host name"),
         scheme: fields.value("scheme", "https or http"),
@@ -144,10 +159,19 @@ pub(super) async fn patch(Id(id): Id, call: Call) -> Result<Response, Failure> {
         allow_private: fields
             .optional("allow_private", "true, false or null")
             .map(|it| it.unwrap_or(call.app.target_rules().allow_private_upstreams)),
+        groups: fields
+            .optional("groups", GROUPS)
+            .map(Option::unwrap_or_default),
+        credential: None,
         rules: call.app.target_rules(),
     };
+    let credential: Option<Option<String>> = fields.optional("credential", CREDENTIAL);
     read_unavailable(&mut fields, Vec::new());
     fields.finish()?;
+    patch.credential = match credential {
+        Some(Some(name)) => Some(Some(find_credential(&call, name).await?)),
+        other => other.map(|_| None),
+    };
     let command = Command::Target(target.id, TargetCommand::Patch(Box::new(patch)));
     let outcome = call.execute(command).await?;
     let body = shown(&outcome)?;
@@ -176,6 +200,16 @@ pub(super) async fn find(call: &Call, id: &str) -> Result<Target, Failure> {
         .ok_or_else(not_found)
 }
 
+/// A credential of the caller's workspace, as proxies are told of it. Whether it still is
+/// one is judged once more under the lock.
+async fn find_credential(call: &Call, name: String) -> Result<UpstreamCredential, Failure> {
+    let workspace = workspace_of(call).await?;
+    let found = workspace.catalog.credentials.get(&name);
+    found
+        .map(|it| it.credential.clone())
+        .ok_or_else(|| Failure::not_found("credential"))
+}
+
 /// `null` for a whole clears each of its members.
 fn cleared<T>(
     members: Option<Option<std::collections::BTreeMap<String, Option<T>>>>,
@@ -192,14 +226,6 @@ fn cleared<T>(
 
 fn read_unavailable(fields: &mut Fields, refused: Vec<FieldRefusal>) {
     fields.not_available(&NOT_AVAILABLE);
-    let groups: Option<Vec<String>> = fields.optional("groups", "an empty list").flatten();
-    if groups.is_some_and(|groups| !groups.is_empty()) {
-        fields.refuse_as(
-            Code::NotAvailable,
-            "groups",
-            "not enforced yet, so it cannot be set",
-        );
-    }
     for refusal in refused {
         fields.refuse_as(Code::Validation, &refusal.field, &refusal.detail);
     }

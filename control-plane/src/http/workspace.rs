@@ -14,12 +14,11 @@ use crate::store::log;
 use crate::view;
 
 /// Settings whose enforcement does not exist yet.
-const NOT_AVAILABLE: [&str; 7] = [
+const NOT_AVAILABLE: [&str; 6] = [
     "staleness",
     "log_ip",
     "retention_days",
     "limits_outage",
-    "require_totp",
     "queue",
     "concurrency",
 ];
@@ -55,6 +54,9 @@ pub(super) async fn patch(call: Call) -> Result<Response, Failure> {
         ),
         allow_query_key: fields
             .optional("allow_query_key", "true or false")
+            .map(Option::unwrap_or_default),
+        require_totp: fields
+            .optional("require_totp", "true or false")
             .map(Option::unwrap_or_default),
     };
     fields.not_available(&NOT_AVAILABLE);

@@ -94,8 +94,8 @@ pub(crate) async fn insert(connection: &mut AnyConnection, row: &Row) -> Result<
     })?;
     sqlx::query(
         "INSERT INTO events (position, lineage, generation, stream, stream_version, id, type, \
-         schema_version, workspace_id, at_ms, canonical, leaf_hash, chain_hash) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+         schema_version, workspace_id, at_ms, canonical, leaf_hash, chain_hash, actor_id, \
+         object_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
     )
     .bind(to_i64(event.position))
     .bind(event.lineage.to_string())
@@ -110,6 +110,8 @@ pub(crate) async fn insert(connection: &mut AnyConnection, row: &Row) -> Result<
     .bind(row.canonical.clone())
     .bind(row.leaf_hash.to_vec())
     .bind(row.chain_hash.to_vec())
+    .bind(event.actor.id.clone())
+    .bind(event.object_id())
     .execute(connection)
     .await
     .map(drop)
@@ -239,7 +241,7 @@ fn to_head(row: &AnyRow) -> Result<Head, Error> {
     })
 }
 
-fn to_row(row: &AnyRow) -> Result<Row, Error> {
+pub(crate) fn to_row(row: &AnyRow) -> Result<Row, Error> {
     let canonical: Vec<u8> = column(row, "canonical")?;
     let recorded = codec::decode(&canonical).map_err(|err| {
         let position: i64 = row.try_get("position").unwrap_or_default();

@@ -75,6 +75,32 @@ impl Sql {
             .map_err(failed(operation))
     }
 
+    /// Runs a statement that answers one row at most, on a connection of the caller's.
+    pub(crate) async fn fetch_optional(
+        self,
+        connection: &mut AnyConnection,
+        operation: &'static str,
+    ) -> Result<Option<AnyRow>, Error> {
+        // Safe: all of the text is the program's own, see `push`.
+        sqlx::query_with(AssertSqlSafe(self.text), self.values)
+            .fetch_optional(connection)
+            .await
+            .map_err(failed(operation))
+    }
+
+    /// Runs a statement that answers rows, inside a transaction.
+    pub(crate) async fn fetch_all_on(
+        self,
+        connection: &mut AnyConnection,
+        operation: &'static str,
+    ) -> Result<Vec<AnyRow>, Error> {
+        // Safe: all of the text is the program's own, see `push`.
+        sqlx::query_with(AssertSqlSafe(self.text), self.values)
+            .fetch_all(connection)
+            .await
+            .map_err(failed(operation))
+    }
+
     /// Runs a statement that answers rows.
     pub(crate) async fn fetch_all(
         self,

@@ -1,12 +1,15 @@
 //! Keys as REST shows them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use events::Aggregate;
 use events::key::{Key, State};
-use schemas::api::{self, KeyStatus, Rotation, RotationSecret};
-use schemas::{CredentialHash, KeyId, SecretId, Timestamp, WorkspaceId};
-use sqlx::Row as _;
+use events::self_service::{self, Asked};
+use events::team::Team;
+use schemas::api::{self, KeyStatus, Rotation, RotationSecret, SelfServiceRule};
+use schemas::entry::Owner;
+use schemas::{CredentialHash, KeyId, SecretId, TeamId, Timestamp, WorkspaceId};
+use sqlx::{AnyConnection, Row as _};
 
 use crate::store::log::{column, corrupt};
 use crate::store::sql::Sql;
@@ -23,10 +26,33 @@ pub struct Filter {
     pub category: Option<String>,
     /// Keys whose name holds this, or whose prefix begins with it.
     pub query: Option<String>,
+    /// Keys of this team.
+    pub team_id: Option<TeamId>,
+    /// Keys of each of these owners at once; nothing else has more than one.
+    pub owners: Vec<Owner>,
+    /// Keys that whoever asks may see.
+    pub scope: Scope,
     /// Keys after this one.
     pub after: Option<KeyId>,
     /// At most so many.
     pub limit: u32,
+}
+
+/// Which keys somebody may see.
+#[derive(Debug, Clone, Default)]
+pub enum Scope {
+    /// All of the workspace.
+    #[default]
+    All,
+    /// All of some teams, and of others what is the owner's.
+    Some {
+        /// Everything in these.
+        teams: BTreeSet<TeamId>,
+        /// In these, what is the owner's.
+        own_in: BTreeSet<TeamId>,
+        /// The owner.
+        own: Owner,
+    },
 }
 
 /// When a key's secrets were last used.
@@ -128,6 +154,26 @@ pub async fn list(
     if let Some(category) = &filter.category {
         sql.push(" AND category = ").bind(category.clone())?;
     }
+    if let Some(team_id) = filter.team_id {
+        sql.push(" AND team_id = ").bind(team_id.to_string())?;
+    }
+    for owner in &filter.owners {
+        sql.push(" AND owner = ").bind(owner.to_string())?;
+    }
+    if let Scope::Some { teams, own_in, own } = &filter.scope {
+        // An empty list is no SQL, and holds nothing.
+        let texts = |ids: &BTreeSet<TeamId>| {
+            let none = ids.is_empty().then(String::new);
+            ids.iter()
+                .map(TeamId::to_string)
+                .chain(none)
+                .collect::<Vec<_>>()
+        };
+        sql.push(" AND (team_id IN (");
+        sql.bind_all(texts(teams))?.push(") OR owner = ");
+        sql.bind(own.to_string())?.push(" AND team_id IN (");
+        sql.bind_all(texts(own_in))?.push("))");
+    }
     if let Some(text) = &filter.query {
         // ESCAPE makes `%` and `_` of the caller plain characters.
         let name = format!("%{}%", escape_like(&events::text::name_key(text)));
@@ -143,6 +189,155 @@ pub async fn list(
     rows.iter()
         .map(|row| to_key(row.try_get("state").map_err(|_| corrupt("keys.state"))?))
         .collect()
+}
+
+/// The keys of an owner that are neither revoked nor purged, oldest first. On the connection
+/// of an append, and so under the lock of the head, none can be added before the commit.
+///
+/// # Errors
+/// [`Error`].
+pub async fn owned_by(
+    connection: &mut AnyConnection,
+    workspace_id: WorkspaceId,
+    owner: Owner,
+) -> Result<Vec<KeyId>, Error> {
+    let sql = "SELECT id FROM keys WHERE workspace_id = $1 AND owner = $2 AND name_free = 0 \
+               ORDER BY id";
+    ids_of(connection, sql, workspace_id, owner).await
+}
+
+/// The same of those that are switched on.
+///
+/// # Errors
+/// [`Error`].
+pub async fn switched_on_of(
+    connection: &mut AnyConnection,
+    workspace_id: WorkspaceId,
+    owner: Owner,
+) -> Result<Vec<KeyId>, Error> {
+    let sql = "SELECT id FROM keys WHERE workspace_id = $1 AND owner = $2 AND purged = 0 \
+               AND state_name = 'active' ORDER BY id";
+    ids_of(connection, sql, workspace_id, owner).await
+}
+
+async fn ids_of(
+    connection: &mut AnyConnection,
+    sql: &'static str,
+    workspace_id: WorkspaceId,
+    owner: Owner,
+) -> Result<Vec<KeyId>, Error> {
+    let rows = sqlx::query(sql)
+        .bind(workspace_id.to_string())
+        .bind(owner.to_string())
+        .fetch_all(connection)
+        .await
+        .map_err(failed("read the keys of an owner"))?;
+    rows.iter()
+        .map(|row| {
+            let id: String = column(row, "id")?;
+            id.parse().map_err(|_| corrupt("keys.id"))
+        })
+        .collect()
+}
+
+/// Whether any key of the workspace has this owner.
+///
+/// # Errors
+/// [`Error`].
+pub async fn has_owner(
+    store: &Store,
+    workspace_id: WorkspaceId,
+    owner: Owner,
+) -> Result<bool, Error> {
+    sqlx::query("SELECT 1 FROM keys WHERE workspace_id = $1 AND owner = $2 LIMIT 1")
+        .bind(workspace_id.to_string())
+        .bind(owner.to_string())
+        .fetch_optional(store.pool())
+        .await
+        .map(|row| row.is_some())
+        .map_err(failed("look for keys of an owner"))
+}
+
+/// Which rules of their teams' self-service would not let some keys be made today.
+///
+/// # Errors
+/// [`Error`].
+pub async fn out_of_policy(
+    store: &Store,
+    keys: &[Key],
+    now: Timestamp,
+) -> Result<HashMap<KeyId, Vec<SelfServiceRule>>, Error> {
+    let bound: Vec<(&Key, TeamId, Owner)> = keys
+        .iter()
+        .filter_map(|key| {
+            let (team_id, owner) = self_service::bound_by(key, now)?;
+            Some((key, team_id, owner))
+        })
+        .collect();
+    let Some((first, ..)) = bound.first() else {
+        return Ok(HashMap::new());
+    };
+    let team_ids: BTreeSet<TeamId> = bound.iter().map(|(_, team_id, _)| *team_id).collect();
+    let team_ids: Vec<TeamId> = team_ids.into_iter().collect();
+    let most = u32::try_from(team_ids.len()).unwrap_or(u32::MAX);
+    let workspace_id = first.workspace_id;
+    let teams = super::team::list(store, workspace_id, Some(&team_ids), None, most).await?;
+    let teams: HashMap<TeamId, Team> = teams.into_iter().map(|team| (team.id, team)).collect();
+    let counted = |it: &&(&Key, TeamId, Owner)| {
+        let policy = teams.get(&it.1).map(|team| team.fields.self_service);
+        policy.is_some_and(|it| it.max_keys_per_user.is_some())
+    };
+    let counted: BTreeSet<String> = bound
+        .iter()
+        .filter(counted)
+        .map(|(.., owner)| owner.to_string())
+        .collect();
+    let older = live_before(store, &team_ids, &counted, now).await?;
+    let mut broken = HashMap::new();
+    for (key, team_id, owner) in bound {
+        let Some(team) = teams.get(&team_id) else {
+            continue;
+        };
+        let ids = older.get(&(team_id, owner.to_string()));
+        let others = ids.map_or(0, |ids| ids.partition_point(|id| *id < key.id));
+        let others = u64::try_from(others).unwrap_or(u64::MAX);
+        let rules = self_service::broken(team, &Asked::of_key(key, Some(others)), now);
+        if !rules.is_empty() {
+            broken.insert(key.id, rules);
+        }
+    }
+    Ok(broken)
+}
+
+/// The live keys of some owners in some teams, oldest first.
+async fn live_before(
+    store: &Store,
+    team_ids: &[TeamId],
+    owners: &BTreeSet<String>,
+    now: Timestamp,
+) -> Result<HashMap<(TeamId, String), Vec<KeyId>>, Error> {
+    let mut live: HashMap<(TeamId, String), Vec<KeyId>> = HashMap::new();
+    if owners.is_empty() {
+        return Ok(live);
+    }
+    let mut sql = Sql::new(
+        "SELECT id, team_id, owner FROM keys \
+         WHERE name_free = 0 AND (expires_at_ms IS NULL OR expires_at_ms > ",
+    );
+    sql.bind(now.unix_ms())?.push(") AND team_id IN (");
+    sql.bind_all(team_ids.iter().map(TeamId::to_string))?
+        .push(") AND owner IN (");
+    sql.bind_all(owners.iter().cloned())?.push(") ORDER BY id");
+    let rows = sql.fetch_all(store.pool(), "rank keys of owners").await?;
+    for row in &rows {
+        let id: String = column(row, "id")?;
+        let team_id: String = column(row, "team_id")?;
+        let team_id = team_id.parse().map_err(|_| corrupt("keys.team_id"))?;
+        let id = id.parse().map_err(|_| corrupt("keys.id"))?;
+        let owner = column(row, "owner")?;
+        live.entry((team_id, owner)).or_default().push(id);
+    }
+    Ok(live)
 }
 
 /// The last uses of the secrets of some keys.
@@ -193,7 +388,7 @@ pub fn to_api(key: &Key, uses: &Uses, now: Timestamp) -> api::Key {
         budget: None,
         concurrency: None,
         queue: None,
-        access: None,
+        access: key.access.clone(),
         staleness: None,
         metadata: key.metadata.clone(),
         replaces: key.replaces,
@@ -207,6 +402,7 @@ pub fn to_api(key: &Key, uses: &Uses, now: Timestamp) -> api::Key {
             .max()
             .copied(),
         source: key.source,
+        out_of_policy: Vec::new(),
         version: key.version,
         secret: None,
         propagation: None,
@@ -252,6 +448,20 @@ pub async fn rotation(store: &Store, key: &Key, now: Timestamp) -> Result<Rotati
         rotation_due_at: key.rotation_due_at,
         secrets,
     })
+}
+
+// === impl Scope ===
+
+impl Scope {
+    /// Whether any key of a team may be seen.
+    pub fn reaches(&self, team_id: TeamId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some { teams, own_in, .. } => {
+                teams.contains(&team_id) || own_in.contains(&team_id)
+            }
+        }
+    }
 }
 
 fn to_key(state: &str) -> Result<Key, Error> {

@@ -1,6 +1,6 @@
 //! May this key be used now?
 
-use schemas::entry::SecretStatus;
+use schemas::entry::{Owner, SecretStatus};
 
 use super::authenticate::Known;
 use crate::clock::Now;
@@ -55,11 +55,12 @@ pub fn judge(found: &Found, workspace: &Workspace, unix_ms: i64) -> Result<(), R
             return Err(Rejection::stale("The key's team is not known."));
         }
     }
-    // Of most owners nothing is ever said, so an unknown one is not a missing one.
-    match found.owner.and_then(|owner| workspace.owner(owner)) {
-        None | Some(Group::Known { blocked: false, .. }) => {}
-        Some(Group::Known { .. }) => return inactive("The key's owner is blocked."),
-        Some(Group::Unreadable) => {
+    match found.owner.map(|owner| (owner, workspace.owner(owner))) {
+        // Of most people nothing is ever said, so an unknown one is not a missing one.
+        None | Some((Owner::User(_), None)) => {}
+        Some((_, Some(Group::Known { blocked: false, .. }))) => {}
+        Some((_, Some(Group::Known { .. }))) => return inactive("The key's owner is blocked."),
+        Some((_, Some(Group::Unreadable)) | (Owner::ServiceAccount(_), None)) => {
             return Err(Rejection::stale("The key's owner is not known."));
         }
     }
@@ -68,3 +69,6 @@ pub fn judge(found: &Found, workspace: &Workspace, unix_ms: i64) -> Result<(), R
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

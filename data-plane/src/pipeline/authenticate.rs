@@ -18,6 +18,7 @@ use crate::follow::lookup::{Answer, Exact};
 use crate::follow::status::Miss;
 use crate::rejection::{Code, Rejection};
 use crate::server::Shared;
+use crate::table::access::Restriction;
 use crate::table::policy::Global;
 use crate::table::{Found, Workspace};
 
@@ -187,6 +188,7 @@ fn exactly(
         team: secret.team_id,
         owner: secret.owner,
         rates: secret.limits.into(),
+        access: Restriction::compile(&secret.access),
     };
     Ok(Known {
         is_exact: true,
@@ -319,10 +321,12 @@ fn query_keys(query: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Whether a query parameter's encoded name is the key's.
-pub(super) fn is_query_key(name: &str) -> bool {
+pub(crate) fn is_query_key(name: &str) -> bool {
     name == QUERY_KEY || name.contains('%') && percent_decode(name.as_bytes()).eq(QUERY_KEY.bytes())
 }
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 #[cfg(test)]
 mod tests {
     use schemas::Credential;

@@ -3,15 +3,17 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode;
 use schemas::entry::Scheme;
 
+use super::access::Verdict;
 use super::admit::Admitted;
 use super::authenticate::is_query_key;
 use super::headers::TARGET;
-use crate::address::{Allowance, may_connect};
+use crate::address::Allowance;
 use crate::rejection::{Code, Rejection};
 use crate::server::Shared;
 use crate::table::{Target, Workspace};
@@ -21,6 +23,11 @@ use crate::table::{Target, Workspace};
 pub struct Route {
     /// The target.
     pub target: Arc<Target>,
+    /// The host to connect to, which a request by URL may choose where the target's is a
+    /// wildcard.
+    pub host: Arc<str>,
+    /// How the upstream is told it.
+    pub host_header: HeaderValue,
     /// The port, which a request by URL may choose among the target's.
     pub port: u16,
     /// The upstream's path and query.
@@ -31,7 +38,7 @@ pub struct Route {
 
 /// An origin as `x-throttleproxy-target` names it.
 #[derive(Debug, PartialEq, Eq)]
-struct Destination {
+pub(super) struct Destination {
     scheme: Scheme,
     host: String,
     port: u16,
@@ -47,14 +54,15 @@ pub fn authorize(shared: &Shared, admitted: &Admitted, head: &Parts) -> Result<R
     let path = head.uri.path();
     check_path(path)?;
     let mut by_url = head.headers.get_all(TARGET).iter();
-    let (target, port, upstream_path) = match (by_url.next(), by_url.next()) {
+    let (target, wildcard_host, port, upstream_path) = match (by_url.next(), by_url.next()) {
         (Some(_), Some(_)) => {
             return Err(bad("x-throttleproxy-target was sent more than once."));
         }
         (Some(value), None) => {
             let wanted = destination(value.as_bytes())?;
-            let target = match_url(workspace, &wanted, path)?;
-            (target, wanted.port, path.to_owned())
+            let target = match_url(shared, workspace, &wanted, path)?;
+            let wildcard_host = target.is_wildcard().then_some(wanted.host);
+            (target, wildcard_host, wanted.port, path.to_owned())
         }
         (None, _) => {
             let (target, rest) = match_name(workspace, path)?;
@@ -64,15 +72,16 @@ pub fn authorize(shared: &Shared, admitted: &Admitted, head: &Parts) -> Result<R
             let mut path = String::with_capacity(base.len() + rest.len() + query_len);
             path.push_str(base);
             path.push_str(rest);
-            (target, port, path)
+            (target, None, port, path)
         }
     };
+    check_access(shared, admitted, &target)?;
     let allowance = Allowance {
         private: shared.config.allow_private_upstreams && target.policy.allow_private,
         exempt: shared.config.exempt_upstream,
     };
     if let Some(address) = target.address
-        && !may_connect((address, port).into(), allowance)
+        && !shared.reach.may_connect((address, port).into(), allowance)
     {
         return Err(unsafe_target());
     }
@@ -81,12 +90,34 @@ pub fn authorize(shared: &Shared, admitted: &Admitted, head: &Parts) -> Result<R
         return Err(too_large(length_max));
     }
     let path = with_query(upstream_path, head.uri.query())?;
+    let (host, host_header) = match wildcard_host {
+        None => (Arc::clone(&target.host), target.host_header(port)),
+        Some(host) => {
+            let host_header = target.host_header_of(&host, port);
+            (host.into(), host_header)
+        }
+    };
     Ok(Route {
+        host,
+        host_header,
         target,
         port,
         path,
         allowance,
     })
+}
+
+/// Whether the key's access includes the target; what a restriction in shadow would
+/// refuse is noted.
+fn check_access(shared: &Shared, admitted: &Admitted, target: &Target) -> Result<(), Rejection> {
+    let known = &admitted.known;
+    let verdict = Verdict::of(&known.found, &known.workspace, target);
+    if let Some(level) = verdict.shadow {
+        shared
+            .shadow
+            .note(level, &known.found, target, shared.clock.now());
+    }
+    verdict.allowed()
 }
 
 /// The refusal of an address that is not public. It names the setting that allows it.
@@ -184,25 +215,32 @@ fn match_name<'p>(
             .ok()
             .and_then(|name| workspace.target_by_name(&name)),
     };
-    target
-        .map(|target| (Arc::clone(target), rest))
-        .ok_or_else(|| {
-            Rejection::new(
-                Code::UnknownTarget,
-                "The key's workspace has no target of this name.",
-            )
-        })
+    match target {
+        Some(target) if target.is_wildcard() => Err(bad(
+            "This target is a wildcard: name the host in x-throttleproxy-target.",
+        )),
+        Some(target) => Ok((Arc::clone(target), rest)),
+        None => Err(Rejection::new(
+            Code::UnknownTarget,
+            "The key's workspace has no target of this name.",
+        )),
+    }
 }
 
 fn match_url(
+    shared: &Shared,
     workspace: &Workspace,
     wanted: &Destination,
     path: &str,
 ) -> Result<Arc<Target>, Rejection> {
     // The targets come longest base path first, then by id. Several may answer at one
     // port; the one whose own port it is goes before those that have it as an extra.
-    workspace
-        .targets_by_host(&wanted.host)
+    let exact = workspace.targets_by_host(&wanted.host);
+    let covering = match exact {
+        [] if may_be_covered(shared, &wanted.host) => workspace.targets_by_wildcard(&wanted.host),
+        _ => exact,
+    };
+    covering
         .iter()
         .filter(|target| {
             target.answers_at(wanted.scheme, wanted.port)
@@ -226,6 +264,21 @@ fn match_url(
         })
 }
 
+/// Whether a wildcard may cover this host: it belongs to whoever owns the names below, so
+/// public suffixes (`s3.amazonaws.com` under `*.amazonaws.com`) and the installation's own
+/// hosts stay out.
+fn may_be_covered(shared: &Shared, host: &str) -> bool {
+    let is_suffix = psl::suffix(host.as_bytes())
+        .is_some_and(|suffix| suffix.is_known() && suffix.as_bytes() == host.as_bytes());
+    !is_suffix
+        && !shared
+            .config
+            .upstreams
+            .own_hosts
+            .iter()
+            .any(|it| it == host)
+}
+
 /// Whether `path` is `base` or begins with `base` and `/`.
 fn is_below(path: &str, base: &str) -> bool {
     path.strip_prefix(base)
@@ -233,7 +286,7 @@ fn is_below(path: &str, base: &str) -> bool {
 }
 
 /// Reads an origin: scheme, host, perhaps a port, and nothing more.
-fn destination(value: &[u8]) -> Result<Destination, Rejection> {
+pub(super) fn destination(value: &[u8]) -> Result<Destination, Rejection> {
     const SHAPE: &str = "x-throttleproxy-target must be an origin such as https://api.example.com or \
          https://api.example.com:8443.";
     let text = std::str::from_utf8(value).map_err(|_| bad(SHAPE))?;
@@ -266,7 +319,7 @@ fn destination(value: &[u8]) -> Result<Destination, Rejection> {
     }
     Ok(Destination {
         scheme,
-        host: host.to_ascii_lowercase(),
+        host: host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
         port,
     })
 }
@@ -297,6 +350,8 @@ fn name_of(pair: &str) -> &str {
     pair.split_once('=').map_or(pair, |(name, _)| name)
 }
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;

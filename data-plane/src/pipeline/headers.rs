@@ -1,7 +1,9 @@
 //! Which headers pass and which do not, in both directions.
 
 use bytes::Bytes;
-use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING};
+use http::header::{
+    ALT_SVC, CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::limit::{Standing, Standings};
@@ -20,36 +22,107 @@ const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 const WARNING: HeaderName = HeaderName::from_static("x-ratelimit-warning");
 
+/// What a message said about its hop, of which some may be said anew on the next.
+#[derive(Debug, Default)]
+pub struct Hop {
+    /// `TE` holds `trailers`: trailer fields are understood.
+    pub takes_trailers: bool,
+    /// The names in `Trailer` that may pass.
+    pub trailers: Vec<HeaderName>,
+    /// The protocols in `Upgrade`, where `Connection` names it: all but HTTP/2, which is
+    /// spoken from the first byte or not at all (RFC 9113, 3.1).
+    pub upgrade: Option<HeaderValue>,
+}
+
+/// Which trailer fields may pass.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub enum Trailing {
+    /// None.
+    #[default]
+    Nothing,
+    /// Those that were announced: HTTP/1.1 knows no others.
+    Announced(Vec<HeaderName>),
+    /// All but those that are always removed.
+    Any,
+}
+
+impl Trailing {
+    /// Whether some were announced.
+    pub fn is_announced(&self) -> bool {
+        matches!(self, Self::Announced(names) if !names.is_empty())
+    }
+}
+
 /// A client's headers as the upstream may see them: no credential, no cookie, nothing of
 /// ours, nothing about this hop. `host` is the upstream's.
-pub fn clean_request(headers: &mut HeaderMap, host: HeaderValue) {
+pub fn clean_request(headers: &mut HeaderMap, host: HeaderValue) -> Hop {
     let named = Named::by_connection(headers);
-    remove_all(headers, |name| {
-        is_private(name)
-            || named.holds(name)
-            || name.contains('_') && {
-                let read = name.replace('_', "-");
-                is_private(&read) || is_framing(&read) || named.holds(&read)
-            }
+    let mut hop = remove_all(headers, |name| is_removed_from_request(name, &named));
+    hop.trailers.retain(|name| {
+        !is_framing(name.as_str()) && !is_removed_from_request(name.as_str(), &named)
     });
+    if !named.holds(UPGRADE.as_str()) {
+        hop.upgrade = None;
+    }
     headers.insert(HOST, host);
+    hop
+}
+
+/// A client's trailer fields as the upstream may see them; `None` when none are left.
+pub fn clean_request_trailers(mut trailers: HeaderMap, passing: &Trailing) -> Option<HeaderMap> {
+    let none = Named::default();
+    keep_trailers(&mut trailers, passing, |name| {
+        is_removed_from_request(name, &none)
+    });
+    (!trailers.is_empty()).then_some(trailers)
 }
 
 /// An upstream's headers as the client may see them.
-pub fn clean_response(headers: &mut HeaderMap, allow_set_cookie: bool) {
+pub fn clean_response(headers: &mut HeaderMap, allow_set_cookie: bool) -> Hop {
     // Both is a contradiction that the HTTP library has settled for the chunks; the
     // length must not come back to life on the other side.
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
     let named = Named::by_connection(headers);
-    remove_all(headers, |name| {
-        is_hop_by_hop(name)
-            || named.holds(name)
-            || name == ALT_SVC.as_str()
-            || name.starts_with("x-throttleproxy-")
-            || !allow_set_cookie && name == SET_COOKIE.as_str()
+    let is_removed = |name: &str| is_removed_from_response(name, &named, allow_set_cookie);
+    let mut hop = remove_all(headers, is_removed);
+    hop.trailers
+        .retain(|name| !is_framing(name.as_str()) && !is_removed(name.as_str()));
+    hop
+}
+
+/// An upstream's trailer fields as the client may see them; `None` when none are left.
+pub fn clean_response_trailers(
+    mut trailers: HeaderMap,
+    passing: &Trailing,
+    allow_set_cookie: bool,
+) -> Option<HeaderMap> {
+    let none = Named::default();
+    keep_trailers(&mut trailers, passing, |name| {
+        is_removed_from_response(name, &none, allow_set_cookie)
     });
+    (!trailers.is_empty()).then_some(trailers)
+}
+
+/// Announces trailer fields.
+pub fn announce_trailers(headers: &mut HeaderMap, names: &[HeaderName]) {
+    if names.is_empty() {
+        return;
+    }
+    let names: Vec<_> = names.iter().map(HeaderName::as_str).collect();
+    let value = HeaderValue::try_from(names.join(", "))
+        .expect("names of headers and commas are visible ASCII characters");
+    headers.insert(TRAILER, value);
+}
+
+/// Whether one of the protocols in `asked` is the only one in `given`.
+pub fn is_upgrade_to(asked: &HeaderValue, headers: &HeaderMap) -> bool {
+    let mut given = items(headers, &UPGRADE);
+    let (Some(given), None) = (given.next(), given.next()) else {
+        return false;
+    };
+    list(asked).any(|it| it.eq_ignore_ascii_case(given))
 }
 
 /// Tells a limited key how its limits stand (draft-ietf-httpapi-ratelimit-headers-10, and
@@ -135,22 +208,17 @@ fn push_number(text: &mut Vec<u8>, mut number: u64) {
 
 /// The headers that `Connection` names, lower case. `Host` and framing cannot be removed
 /// by naming them.
+#[derive(Default)]
 struct Named {
     names: Vec<String>,
 }
 
 impl Named {
     fn by_connection(headers: &HeaderMap) -> Self {
-        let names = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
-            .map(<[u8]>::trim_ascii)
+        let names = items(headers, &CONNECTION)
             // What most clients say names nothing; it is spared the look-ups.
             .filter(|name| {
-                !name.is_empty()
-                    && !name.eq_ignore_ascii_case(b"keep-alive")
-                    && !name.eq_ignore_ascii_case(b"close")
+                !name.eq_ignore_ascii_case(b"keep-alive") && !name.eq_ignore_ascii_case(b"close")
             })
             .map(|name| String::from_utf8_lossy(name).to_ascii_lowercase())
             .filter(|name| !is_framing(name))
@@ -197,16 +265,84 @@ fn is_framing(name: &str) -> bool {
     matches!(name, "host" | "content-length" | "transfer-encoding")
 }
 
-fn remove_all(headers: &mut HeaderMap, is_removed: impl Fn(&str) -> bool) {
+fn is_removed_from_request(name: &str, named: &Named) -> bool {
+    is_private(name)
+        || named.holds(name)
+        || name.contains('_') && {
+            let read = name.replace('_', "-");
+            is_private(&read) || is_framing(&read) || named.holds(&read)
+        }
+}
+
+fn is_removed_from_response(name: &str, named: &Named, allow_set_cookie: bool) -> bool {
+    is_hop_by_hop(name)
+        || named.holds(name)
+        || name == ALT_SVC.as_str()
+        || name.starts_with("x-throttleproxy-")
+        || !allow_set_cookie && name == SET_COOKIE.as_str()
+}
+
+/// Removes headers, and notes what those that concern the hop said.
+fn remove_all(headers: &mut HeaderMap, is_removed: impl Fn(&str) -> bool) -> Hop {
     let removed: Vec<HeaderName> = headers
         .keys()
         .filter(|name| is_removed(name.as_str()))
         .cloned()
         .collect();
+    let mut hop = Hop::default();
     for name in removed {
+        if name == TE {
+            hop.takes_trailers = items(headers, &TE).any(|it| it.eq_ignore_ascii_case(b"trailers"));
+        } else if name == TRAILER {
+            hop.trailers = items(headers, &TRAILER)
+                .filter_map(|it| HeaderName::from_bytes(it).ok())
+                .collect();
+        } else if name == UPGRADE {
+            hop.upgrade = protocols(headers);
+        }
         headers.remove(name);
     }
+    hop
 }
 
+/// Removes what trailer fields may never say: what the head may not either, and what
+/// belongs there (RFC 9110, 6.5.1).
+fn keep_trailers(trailers: &mut HeaderMap, passing: &Trailing, is_removed: impl Fn(&str) -> bool) {
+    remove_all(trailers, |name| {
+        is_framing(name)
+            || is_removed(name)
+            || match passing {
+                Trailing::Nothing => true,
+                Trailing::Announced(names) => !names.iter().any(|it| it == name),
+                Trailing::Any => false,
+            }
+    });
+}
+
+/// The protocols of `Upgrade` without HTTP/2.
+fn protocols(headers: &HeaderMap) -> Option<HeaderValue> {
+    let kept: Vec<_> = items(headers, &UPGRADE)
+        .filter(|it| !it.eq_ignore_ascii_case(b"h2c") && !it.eq_ignore_ascii_case(b"h2"))
+        .collect();
+    if kept.is_empty() {
+        return None;
+    }
+    HeaderValue::from_bytes(&kept.join(&b", "[..])).ok()
+}
+
+/// The items of a header that is a list, over all its lines.
+fn items<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+    headers.get_all(name).iter().flat_map(list)
+}
+
+fn list(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes()
+        .split(|&byte| byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|it| !it.is_empty())
+}
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -2,20 +2,20 @@
 //! nobody could pass on without doubt.
 
 use std::fmt::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use ipnet::IpNet;
 use rand::RngExt as _;
 use schemas::EventId;
 
 use crate::clock::Now;
 use crate::rejection::{Code, Rejection};
-use crate::server::Worker;
-use crate::server::connection::Connection;
+use crate::server::lane::Lane;
+use crate::server::{Shared, Worker};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const REQUEST_ID_LEN: usize = 26;
@@ -38,17 +38,31 @@ pub struct Arrival {
 pub struct RequestId([u8; REQUEST_ID_LEN]);
 
 /// Gives the request its name, time and origin.
-pub fn identify(worker: &Worker, connection: &Connection, headers: &HeaderMap) -> Arrival {
-    let instant = connection.now();
+pub fn identify(worker: &Worker, lane: &Lane, headers: &HeaderMap) -> Arrival {
+    let instant = lane.now();
     let now = worker.shared.clock.at(instant);
-    let entropy = worker.random.borrow_mut().random();
     Arrival {
-        request_id: RequestId::new(now.unix_ms, entropy),
-        client: client_address(
-            connection.peer,
-            headers,
-            &worker.shared.config.trusted_proxies,
-        ),
+        request_id: RequestId::make(worker, now),
+        client: client_address(lane.peer, headers, &worker.shared.config.trusted_proxies),
+        now,
+        instant,
+    }
+}
+
+/// Gives a name, time and origin to a request that the proxy at `peer` holds and asks about
+/// over a connection of its own. `told` is the client that it names; it is believed, like
+/// `x-forwarded-for`, from trusted proxies only.
+pub fn identify_told(shared: &Shared, peer: IpAddr, told: Option<IpAddr>) -> Arrival {
+    let instant = Instant::now();
+    let now = shared.clock.at(instant);
+    let is_trusted = shared
+        .config
+        .trusted_proxies
+        .iter()
+        .any(|net| net.contains(&peer));
+    Arrival {
+        request_id: RequestId::new(now.unix_ms, rand::random()),
+        client: told.filter(|_| is_trusted).unwrap_or(peer),
         now,
         instant,
     }
@@ -64,17 +78,33 @@ pub fn check_form(head: &Parts) -> Result<(), Rejection> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return refuse("The methods CONNECT and TRACE are not passed on.");
     }
+    // It opens HTTP/2 and is reserved for that (RFC 9113, 11.6); a server that looks for
+    // the opening must not find something like it in a request.
+    if head.method.as_str() == "PRI" {
+        return refuse("PRI is not a method of requests.");
+    }
     let mut hosts = head.headers.get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return refuse("A request has exactly one Host header.");
+    let authority = head.uri.authority().map(|it| it.as_str().as_bytes());
+    let host = match (hosts.next(), hosts.next(), authority) {
+        (Some(host), None, None) => host.as_bytes(),
+        (Some(host), None, Some(authority)) if authority.eq_ignore_ascii_case(host.as_bytes()) => {
+            authority
+        }
+        (Some(_), None, Some(_)) => {
+            return refuse("The request's target names another host than the Host header.");
+        }
+        // HTTP/2 says `:authority` instead (RFC 9113, 8.3.1).
+        (None, _, Some(authority)) if head.version == Version::HTTP_2 => authority,
+        _ => return refuse("A request has exactly one Host header."),
     };
-    if let Some(authority) = head.uri.authority()
-        && !authority
-            .as_str()
-            .as_bytes()
-            .eq_ignore_ascii_case(host.as_bytes())
+    if !is_host(host) {
+        return refuse("The host is a name or an address, and perhaps a port.");
+    }
+    // Ten or eight? Digits behind a zero are octal to some (`strtol` with base 0).
+    if let Some(length) = head.headers.get(CONTENT_LENGTH)
+        && matches!(length.as_bytes(), [b'0', _, ..])
     {
-        return refuse("The request line names another host than the Host header.");
+        return refuse("A Content-Length has no leading zeros.");
     }
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -89,6 +119,63 @@ pub fn check_form(head: &Parts) -> Result<(), Rejection> {
         _ => return refuse("The only Transfer-Encoding is `chunked`, once."),
     }
     Ok(())
+}
+
+/// Refuses more headers than there may be. In HTTP/1.1 the HTTP library does that while it
+/// reads them.
+///
+/// # Errors
+/// `header_too_large`.
+pub fn check_size(head: &Parts, headers_max: usize) -> Result<(), Rejection> {
+    if head.version == Version::HTTP_2 && head.headers.len() > headers_max {
+        let detail = format!("A request has at most {headers_max} headers.");
+        return Err(Rejection::new(Code::HeaderTooLarge, detail));
+    }
+    Ok(())
+}
+
+/// Whether this can be a `Host`: RFC 9110, 7.2, and RFC 3986, 3.2.2 and 3.2.3. An empty one
+/// names nobody, and is refused like one that names two.
+fn is_host(value: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(value) else {
+        return false;
+    };
+    let (is_name, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((literal, port)) => (literal.parse::<Ipv6Addr>().is_ok(), port),
+            None => return false,
+        },
+        None => {
+            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (is_reg_name(name.as_bytes()), port)
+        }
+    };
+    let is_port = match port.strip_prefix(':') {
+        None => port.is_empty(),
+        Some("") => true,
+        Some(digits) => {
+            digits.bytes().all(|it| it.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+        }
+    };
+    is_name && is_port
+}
+
+/// A registered name or an IPv4 address: unreserved characters, sub-delimiters but the
+/// comma, which is what two joined `Host` lines look like, and whole escapes.
+fn is_reg_name(mut name: &[u8]) -> bool {
+    if name.is_empty() {
+        return false;
+    }
+    while let [first, rest @ ..] = name {
+        name = match (first, rest) {
+            (b'%', [a, b, rest @ ..]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => rest,
+            (byte, rest) if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte) => {
+                rest
+            }
+            _ => return false,
+        };
+    }
+    true
 }
 
 /// The client behind trusted proxies: the last address of `x-forwarded-for` that is not
@@ -119,6 +206,11 @@ fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAdd
 // === impl RequestId ===
 
 impl RequestId {
+    /// A name that no other request has.
+    pub fn make(worker: &Worker, now: Now) -> Self {
+        Self::new(now.unix_ms, worker.random.borrow_mut().random())
+    }
+
     fn new(unix_ms: i64, entropy: u128) -> Self {
         let id = EventId::from_parts(u64::try_from(unix_ms).unwrap_or(0), entropy);
         let mut text = Fixed {
@@ -165,6 +257,54 @@ mod tests {
         let id = RequestId::new(1_700_000_000_000, 42);
         let read: EventId = id.as_str().parse().unwrap();
         assert_eq!(read, EventId::from_parts(1_700_000_000_000, 42));
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        for good in [
+            "a",
+            "A.Example",
+            "a_b",
+            "a.",
+            "a:80",
+            "a:",
+            "127.0.0.1:9",
+            "[::1]",
+            "[::1]:80",
+            "a%20b",
+        ] {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "",
+            " ",
+            "a b",
+            "a,b",
+            "a/b",
+            "user@a",
+            "a?b",
+            "a#b",
+            "a\\b",
+            "a:b",
+            "a:-1",
+            "a:+1",
+            "a:65536",
+            "a:1:2",
+            ":80",
+            "::1",
+            "[",
+            "[]",
+            "[::1",
+            "[::1]a",
+            "[a]",
+            "a%2",
+            "a%2g",
+            "caf\u{e9}",
+            "\"a\"",
+            "http://a",
+        ] {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub async fn answer(
     if head.uri.path() != "/.throttleproxy/me" || head.method != Method::GET {
         return Err(Rejection::new(
             Code::BadTarget,
-            "The proxy itself answers `GET /.throttleproxy/me` only.",
+            "The proxy itself answers `GET /.throttleproxy/me` and `/.throttleproxy/verify` only.",
         ));
     }
     let known = &admitted.known;

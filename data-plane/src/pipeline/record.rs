@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::identify::{Arrival, RequestId};
 use crate::metrics::{Outcome, add};
 use crate::server::Worker;
-use crate::server::connection::Connection;
+use crate::server::lane::Lane;
 
 /// The record of one request. It closes when it is dropped: after the last piece of the
 /// answer, or when the client has gone and everything about the request is thrown away.
@@ -15,7 +15,7 @@ use crate::server::connection::Connection;
 pub struct Record {
     worker: Rc<Worker>,
     /// The client's connection, on which the request's time runs.
-    pub connection: Rc<Connection>,
+    pub lane: Rc<Lane>,
     request_id: RequestId,
     outcome: Cell<Outcome>,
 }
@@ -24,12 +24,12 @@ pub struct Record {
 
 impl Record {
     /// Opens the record of a request that has just come.
-    pub fn open(worker: Rc<Worker>, connection: Rc<Connection>, arrival: &Arrival) -> Self {
+    pub fn open(worker: Rc<Worker>, lane: Rc<Lane>, arrival: &Arrival) -> Self {
         let total = Duration::from_millis(worker.shared.config.bounds.total_ms);
-        connection.begin(arrival.instant + total);
+        lane.begin(arrival.instant + total);
         Self {
             worker,
-            connection,
+            lane,
             request_id: arrival.request_id,
             outcome: Cell::new(Outcome::Left),
         }
@@ -55,7 +55,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         let outcome = self.outcome.get();
         self.worker.counters.count(outcome);
-        self.connection.end();
+        self.lane.end();
         tracing::trace!(
             request_id = self.request_id.as_str(),
             ?outcome,

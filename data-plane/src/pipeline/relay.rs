@@ -4,25 +4,27 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::response::Parts;
+use http::{HeaderValue, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::admit::Admitted;
 use super::authorize::Route;
 use super::body::{self, Content, Cut, Progress};
-use super::forward::Exchange;
-use super::headers::clean_response;
+use super::forward::{Client, Exchange};
+use super::headers::{Hop, Trailing, announce_trailers, clean_response, clean_response_trailers};
 use super::record::Record;
+use super::tunnel::Tunnel;
 use crate::metrics::Outcome;
 use crate::rejection::{Code, Rejection};
 use crate::server::Worker;
-use crate::server::connection::Connection;
+use crate::server::lane::Lane;
 use crate::upstream::Lease;
 
 /// An answer on its way.
@@ -33,8 +35,10 @@ pub struct Relay {
     lease: Option<Lease>,
     upload: Option<Rc<Progress>>,
     /// A piece that was there together with the head.
-    first: Option<Bytes>,
+    first: Option<Frame<Bytes>>,
     bytes_left: u64,
+    passing: Trailing,
+    allow_set_cookie: bool,
     idle: Duration,
     is_finished: bool,
     /// Found, and told when what came before has had its chance to go out.
@@ -57,7 +61,7 @@ enum Broken {
 /// gone.
 pub async fn relay(
     worker: &Worker,
-    connection: &Connection,
+    lane: &Lane,
     admitted: &Admitted,
     route: &Route,
     exchange: Exchange,
@@ -68,48 +72,86 @@ pub async fn relay(
         .bodies
         .response_bytes_max
         .unwrap_or(bounds.response_bytes_max);
-    let (mut head, incoming) = exchange.response.into_parts();
+    let Exchange {
+        response,
+        lease,
+        upload,
+        patience,
+        client,
+        upgraded_to,
+    } = exchange;
+    let (mut head, incoming) = response.into_parts();
+    let is_over = incoming.is_end_stream();
     let length = incoming.size_hint();
-    if length.lower() > bytes_max {
+    // The answer to a HEAD may tell the length of a body that it does not have.
+    if !is_over && length.lower() > bytes_max {
         return Err(refusal(Broken::TooLarge, bytes_max));
     }
-    clean_response(&mut head.headers, policy.allow_set_cookie);
-    if length.exact().is_none() {
+    let hop = clean_response(&mut head.headers, policy.allow_set_cookie);
+    head.extensions.clear();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let is_sent = upload.is_none_or(|it| it.is_done.get());
+        switch(&mut head, upgraded_to, is_sent)?;
+        lane.unbound_total();
+        lane.hold(
+            admitted.known.hash,
+            lane.now() + Duration::from_millis(bounds.stream_check_ms),
+        );
+        let tunnel = Tunnel::new(lease, patience.idle);
+        return Ok(Response::from_parts(
+            head,
+            Content::Tunnel(Box::new(tunnel)),
+        ));
+    }
+    let has_trailers = !is_over
+        && match head.version {
+            Version::HTTP_2 => client == Client::Http2 || !hop.trailers.is_empty(),
+            _ => length.exact().is_none(),
+        };
+    let passing = match has_trailers {
+        true => trailing(hop, &head, client),
+        false => Trailing::Nothing,
+    };
+    if let Trailing::Announced(names) = &passing {
+        announce_trailers(&mut head.headers, names);
+    }
+    if !is_over && (length.exact().is_none() || passing.is_announced()) {
         // The body ends with its chunks or its connection; a length would contradict it.
         head.headers.remove(CONTENT_LENGTH);
     }
-    head.version = http::Version::HTTP_11;
-    head.extensions.clear();
-    let now = connection.now();
-    connection.wait_until(now + exchange.patience.idle);
-    if let Some(upload) = &exchange.upload
+    head.version = Version::HTTP_11;
+    let now = lane.now();
+    lane.wait_until(now + patience.idle);
+    if let (Some(upload), Some(link)) = (&upload, lease.link())
         && !upload.is_done.get()
     {
         // A client that reads nothing must not keep its own body from being sent.
-        connection.drive_also(exchange.lease.link());
+        lane.drive_also(link);
     }
-    connection.hold(
+    lane.hold(
         admitted.known.hash,
         now + Duration::from_millis(bounds.stream_check_ms),
     );
     let mut relay = Relay {
-        is_finished: incoming.is_end_stream(),
+        is_finished: is_over,
         incoming,
-        lease: Some(exchange.lease),
-        upload: exchange.upload,
+        lease: Some(lease),
+        upload,
         first: None,
         bytes_left: bytes_max,
-        idle: exchange.patience.idle,
+        passing,
+        allow_set_cookie: policy.allow_set_cookie,
+        idle: patience.idle,
         broken: None,
         was_cut: false,
     };
     if !relay.is_finished {
         // A look without waiting: what is wrong already can still be said.
-        let first = poll_fn(|cx| Poll::Ready(relay.poll_data(cx))).await;
+        let first = poll_fn(|cx| Poll::Ready(relay.poll_piece(cx))).await;
         match first {
             Poll::Pending => {}
             Poll::Ready(None) => relay.is_finished = true,
-            Poll::Ready(Some(Ok(data))) => relay.first = Some(data),
+            Poll::Ready(Some(Ok(first))) => relay.first = Some(first),
             Poll::Ready(Some(Err(broken))) => return Err(refusal(broken, bytes_max)),
         }
     }
@@ -117,6 +159,41 @@ pub async fn relay(
         head,
         Content::Upstream(Box::new(relay)),
     ))
+}
+
+/// Which trailer fields the client gets: it must understand them, and HTTP/1.1 must have
+/// announced them on both sides.
+fn trailing(hop: Hop, head: &Parts, client: Client) -> Trailing {
+    match (client, head.version) {
+        (Client::Http2, Version::HTTP_2) => Trailing::Any,
+        (
+            Client::Http1 {
+                takes_trailers: false,
+            },
+            _,
+        ) => Trailing::Nothing,
+        _ => Trailing::Announced(hop.trailers),
+    }
+}
+
+/// The head that tells the client that the connection is a tunnel from here on.
+fn switch(
+    head: &mut Parts,
+    upgraded_to: Option<HeaderValue>,
+    is_sent: bool,
+) -> Result<(), Rejection> {
+    let refuse = |detail| Err(Rejection::new(Code::UpstreamUnreachable, detail));
+    let Some(protocol) = upgraded_to else {
+        return refuse("The upstream switched protocols unasked.");
+    };
+    if !is_sent {
+        return refuse("The upstream switched protocols before it had the request.");
+    }
+    head.headers.insert(UPGRADE, protocol);
+    head.headers
+        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    head.headers.remove(CONTENT_LENGTH);
+    Ok(())
 }
 
 fn refusal(broken: Broken, bytes_max: u64) -> Rejection {
@@ -146,8 +223,12 @@ impl Relay {
 
     /// How long the rest is, if that is known.
     pub fn size_hint(&self) -> SizeHint {
+        if self.passing.is_announced() {
+            // Chunks, so that something can come after them.
+            return SizeHint::default();
+        }
         let mut hint = self.incoming.size_hint();
-        if let Some(first) = &self.first {
+        if let Some(first) = self.first.as_ref().and_then(Frame::data_ref) {
             let more = first.len() as u64;
             if let Some(upper) = hint.upper() {
                 hint.set_upper(upper.saturating_add(more));
@@ -163,29 +244,27 @@ impl Relay {
         cx: &mut Context<'_>,
         record: &Record,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let data = match self.first.take() {
+        let frame = match self.first.take() {
             Some(first) => Some(Ok(first)),
             None if self.is_finished => None,
             None => match self.broken.map_or_else(
-                || self.poll_data(cx),
+                || self.poll_piece(cx),
                 |broken| Poll::Ready(Some(Err(broken))),
             ) {
-                Poll::Ready(data) => data,
-                Poll::Pending if record.connection.is_late() => Some(Err(Broken::Late)),
+                Poll::Ready(frame) => frame,
+                Poll::Pending if record.lane.is_late() => Some(Err(Broken::Late)),
                 Poll::Pending => return Poll::Pending,
             },
         };
-        Poll::Ready(match data {
+        Poll::Ready(match frame {
             None => {
                 self.is_finished = true;
                 None
             }
-            Some(Ok(data)) => {
-                record.passed_on(data.len());
-                record
-                    .connection
-                    .wait_until(record.connection.now() + self.idle);
-                Some(Ok(Frame::data(data)))
+            Some(Ok(frame)) => {
+                record.passed_on(frame.data_ref().map_or(0, Bytes::len));
+                record.lane.wait_until(record.lane.now() + self.idle);
+                Some(Ok(frame))
             }
             // An error makes the HTTP library drop what it has not written, and a client
             // should at least see the head and the pieces that did come.
@@ -211,40 +290,44 @@ impl Relay {
             && is_over
             && is_sent
         {
-            let now = record.connection.now();
+            let now = record.lane.now();
             record.worker().upstreams.give_back(lease, now);
         }
         body::outcome(self.is_over(), self.was_cut)
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+    /// The next piece that may pass.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let Some(lease) = &self.lease else {
             return Poll::Ready(None);
         };
-        let mut was_driven = false;
         loop {
-            let frame = match lease.poll_frame(&mut self.incoming) {
-                Poll::Ready(Some(Ok(frame))) => frame,
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(Broken::Off))),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending if was_driven => return Poll::Pending,
-                Poll::Pending => {
-                    lease.drive(cx);
-                    was_driven = true;
-                    continue;
-                }
+            let frame = match ready!(lease.poll_frame(&mut self.incoming, cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(_)) => return Poll::Ready(Some(Err(Broken::Off))),
+                None => return Poll::Ready(None),
             };
-            // Trailer fields do not pass: none was announced by us.
-            let Ok(data) = frame.into_data() else {
-                was_driven = false;
-                continue;
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => match self.trailers(frame) {
+                    Some(trailers) => {
+                        self.is_finished = true;
+                        return Poll::Ready(Some(Ok(trailers)));
+                    }
+                    None => continue,
+                },
             };
             let Some(left) = self.bytes_left.checked_sub(data.len() as u64) else {
                 return Poll::Ready(Some(Err(Broken::TooLarge)));
             };
             self.bytes_left = left;
             self.is_finished = self.incoming.is_end_stream();
-            return Poll::Ready(Some(Ok(data)));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
+    }
+
+    fn trailers(&self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let trailers = frame.into_trailers().ok()?;
+        clean_response_trailers(trailers, &self.passing, self.allow_set_cookie).map(Frame::trailers)
     }
 }

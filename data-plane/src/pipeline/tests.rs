@@ -47,7 +47,7 @@ async fn a_request_passes_without_what_no_upstream_may_see() {
         .header("x_forwarded_for", "1.2.3.4")
         .header("connection", "keep-alive, x-hop")
         .header("x-hop", "1")
-        .header("te", "trailers")
+        .header("te", "gzip, Trailers")
         .header("authorization", "Bearer sk-foreign")
         .header("x-kept", "1");
     let reply = proxy.send(with_key(1, request, "ping")).await;
@@ -64,7 +64,7 @@ async fn a_request_passes_without_what_no_upstream_may_see() {
     assert_eq!(&seen.body[..], b"ping");
     let mut names: Vec<_> = seen.headers.keys().map(|it| it.as_str()).collect();
     names.sort_unstable();
-    assert_eq!(names, ["content-length", "host", "x-kept"]);
+    assert_eq!(names, ["content-length", "host", "te", "x-kept"]);
     assert_eq!(seen.headers["host"], upstream.addr.to_string());
 }
 
@@ -756,8 +756,15 @@ async fn slow_heads_and_clients_that_do_not_read_are_cut() {
         bounds.idle_ms = 300;
     })
     .await;
-    let (status, _) = proxy.raw(b"GET /t/echo/ HTTP/1.1\r\nHost: p\r\nx-a").await;
-    assert_eq!(status, 0, "a head that does not end gets no answer");
+    let (status, text) = proxy.raw(b"GET /t/echo/ HTTP/1.1\r\nHost: p\r\nx-a").await;
+    assert_eq!(status, 408, "{text}");
+    assert!(
+        text.contains("x-throttleproxy-error: request_timeout"),
+        "{text}"
+    );
+    assert!(text.contains("x-request-id: "), "{text}");
+    let (status, text) = proxy.raw(b"").await;
+    assert_eq!(status, 0, "who says nothing gets no answer: {text}");
 
     let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
     let head = format!(
@@ -1094,3 +1101,8 @@ async fn a_shutdown_lets_running_requests_end() {
     leaving.await.unwrap();
     assert!(region.renewals().last().unwrap().goodbye);
 }
+
+mod access;
+mod http2;
+mod trailers;
+mod upgrade;

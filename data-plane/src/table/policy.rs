@@ -13,6 +13,8 @@ use schemas::entry::{
 };
 use schemas::{TargetId, TeamId, WorkspaceId};
 
+use super::access::Restriction;
+use crate::credentials::Injection;
 use crate::limit::Rates;
 use crate::limit::cell::Pool;
 
@@ -49,6 +51,8 @@ pub struct Workspace {
     owners: HashMap<Owner, Group>,
     targets_by_name: HashMap<Box<str>, Arc<Target>>,
     targets_by_host: HashMap<Box<str>, Vec<Arc<Target>>>,
+    /// By what stands after `*.`
+    targets_by_parent: HashMap<Box<str>, Vec<Arc<Target>>>,
 }
 
 /// A team or an owner, as its keys need it.
@@ -62,6 +66,8 @@ pub enum Group {
         rates: Rates,
         /// Where they are counted.
         pool: Arc<Pool>,
+        /// Where its keys may go; `None` is wherever the workspace's may.
+        access: Option<Arc<Restriction>>,
     },
     /// Its policy cannot be read by this build, so its keys are refused.
     Unreadable,
@@ -76,7 +82,20 @@ pub struct Target {
     pub host: Arc<str>,
     /// The address, when the host is one.
     pub address: Option<IpAddr>,
+    /// What requests are given for the upstream.
+    pub credential: Given,
     host_header: HeaderValue,
+}
+
+/// What requests are given for an upstream.
+#[derive(Debug)]
+pub enum Given {
+    /// Nothing.
+    Nothing,
+    /// A header with a secret.
+    Header(Injection),
+    /// Something that this build does not understand, so no request may go.
+    Unreadable,
 }
 
 /// The writer's side: every policy as it came, to merge against, and the pools, which
@@ -132,6 +151,21 @@ impl Workspace {
         self.targets_by_host.get(host).map_or(&[], Vec::as_slice)
     }
 
+    /// The targets whose wildcard covers this host, lower case: `*.example.com` is every
+    /// host that is one label longer than `example.com`, and nothing else. A host that has
+    /// a target of its own is covered by no wildcard.
+    pub fn targets_by_wildcard(&self, host: &str) -> &[Arc<Target>] {
+        let covering = match host.split_once('.') {
+            Some((label, parent))
+                if !label.is_empty() && !self.targets_by_host.contains_key(host) =>
+            {
+                self.targets_by_parent.get(parent)
+            }
+            _ => None,
+        };
+        covering.map_or(&[], Vec::as_slice)
+    }
+
     fn empty(id: WorkspaceId) -> Self {
         Self {
             id,
@@ -141,6 +175,7 @@ impl Workspace {
             owners: HashMap::new(),
             targets_by_name: HashMap::new(),
             targets_by_host: HashMap::new(),
+            targets_by_parent: HashMap::new(),
         }
     }
 }
@@ -154,6 +189,11 @@ impl Target {
         Self {
             address: literal.parse().ok(),
             host_header: host_header(&host, policy.scheme, policy.port),
+            credential: match &policy.credential {
+                None => Given::Nothing,
+                Some(credential) => Injection::compile(policy.workspace_id, credential)
+                    .map_or(Given::Unreadable, Given::Header),
+            },
             host: host.into(),
             policy: policy.clone(),
         }
@@ -166,6 +206,20 @@ impl Target {
         } else {
             host_header(&self.host, self.policy.scheme, port)
         }
+    }
+
+    /// The `Host` header of requests to a host that the target's wildcard covers.
+    pub fn host_header_of(&self, host: &str, port: u16) -> HeaderValue {
+        host_header(host, self.policy.scheme, port)
+    }
+
+    /// Whether the host is a wildcard.
+    pub fn is_wildcard(&self) -> bool {
+        self.parent().is_some()
+    }
+
+    fn parent(&self) -> Option<&str> {
+        self.host.strip_prefix("*.")
     }
 
     /// The target's id.
@@ -189,6 +243,7 @@ impl Target {
             && mine.base_path == its.base_path
             && mine.allow_private == its.allow_private
             && mine.name == its.name
+            && mine.credential == its.credential
     }
 }
 
@@ -354,6 +409,7 @@ impl PolicyBook {
                             blocked: it.blocked,
                             rates: it.limits.into(),
                             pool: self.pool(member),
+                            access: Restriction::compile(&it.access),
                         },
                         Some(_) => continue,
                         None => Group::Unreadable,
@@ -366,6 +422,7 @@ impl PolicyBook {
                             blocked: it.blocked,
                             rates: it.limits.into(),
                             pool: self.pool(member),
+                            access: None,
                         },
                         Some(_) => continue,
                         None => Group::Unreadable,
@@ -385,17 +442,18 @@ impl PolicyBook {
                     if named.id() < target.id() {
                         *named = Arc::clone(&target);
                     }
-                    built
-                        .targets_by_host
-                        .entry((&*target.host).into())
-                        .or_default()
-                        .push(target);
+                    let by_host = match target.parent() {
+                        None => built.targets_by_host.entry((&*target.host).into()),
+                        Some(parent) => built.targets_by_parent.entry(parent.into()),
+                    };
+                    by_host.or_default().push(target);
                 }
                 _ => {}
             }
         }
         // A fixed order, so that the same policies always route the same way.
-        for targets in built.targets_by_host.values_mut() {
+        let lists = built.targets_by_host.values_mut();
+        for targets in lists.chain(built.targets_by_parent.values_mut()) {
             targets.sort_by_key(|it| (std::cmp::Reverse(it.policy.base_path.len()), it.id()));
         }
         built

@@ -1,6 +1,7 @@
 //! One shard of the table: immutable, copied when it changes.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 use schemas::digest::Leaf;
@@ -8,6 +9,7 @@ use schemas::entry::{Owner, Revision, SecretEntry, SecretStatus};
 use schemas::{CredentialHash, KeyId, SecretId, TeamId};
 
 use super::Found;
+use super::access::Restriction;
 use crate::limit::Rates;
 
 /// Secrets whose hashes share their first bits.
@@ -47,13 +49,15 @@ pub(super) struct Record {
 }
 
 /// What many secrets of a shard share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Detail {
     pub team: Option<TeamId>,
     pub owner: Option<Owner>,
     pub rates: Rates,
     /// Only secrets that were rotated away have one, so it is not in the slot.
     pub ends_at_ms: Option<i64>,
+    /// `None` inherits.
+    pub access: Option<Arc<Restriction>>,
 }
 
 /// A slot on its way in.
@@ -168,6 +172,7 @@ impl Shard {
             team: detail.team,
             owner: detail.owner,
             rates: detail.rates,
+            access: detail.access.clone(),
         })
     }
 
@@ -269,7 +274,7 @@ impl Shard {
         let (more, _) = new.size_hint();
         let mut built = Builder::with_room(self.slots.len() + more);
         for old in self.slots.iter().filter_map(keep) {
-            let detail = self.details.get(usize::from(old.record.detail)).copied();
+            let detail = self.details.get(usize::from(old.record.detail)).cloned();
             built.merge(Incoming {
                 slot: old,
                 detail: detail.unwrap_or_default(),
@@ -325,10 +330,14 @@ impl Builder {
         let Ok(next) = u16::try_from(self.details.len()) else {
             return;
         };
-        slot.record.detail = *self.seen.entry(detail).or_insert_with(|| {
-            self.details.push(detail);
-            next
-        });
+        slot.record.detail = match self.seen.get(&detail) {
+            Some(&place) => place,
+            None => {
+                self.details.push(detail.clone());
+                self.seen.insert(detail, next);
+                next
+            }
+        };
         match found {
             Some(at) => self.slots[at] = slot,
             None => {

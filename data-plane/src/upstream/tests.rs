@@ -12,7 +12,10 @@ const ANY: Allowance = Allowance {
 const SOON: Duration = Duration::from_secs(5);
 
 fn pool(tls: rustls::ClientConfig) -> Upstreams {
-    Upstreams::new(Arc::new(tls), &Bounds::default(), Arc::default())
+    let (resolver, service) = crate::resolve::new(None);
+    tokio::task::spawn_local(service.run());
+    let reach = Arc::new(Reach::new(resolver, []));
+    Upstreams::new(&tls, reach, &Bounds::default(), Arc::default())
 }
 
 fn trusting(roots: rustls::RootCertStore) -> rustls::ClientConfig {
@@ -67,17 +70,19 @@ async fn tls_is_verified_against_the_name_of_the_target() {
             let (port, roots) = tls_server("localhost").await;
             let good = origin(Scheme::Https, "localhost", port, ANY);
             let pool_of = |roots| pool(trusting(roots));
-            let lease = pool_of(roots.clone()).connect(&good, None, SOON).await;
+            let lease = pool_of(roots.clone())
+                .connect(&good, None, Versions::Any, SOON)
+                .await;
             assert!(lease.is_ok(), "{lease:?}");
 
             let stranger = pool_of(rustls::RootCertStore::empty());
-            let refused = stranger.connect(&good, None, SOON).await;
+            let refused = stranger.connect(&good, None, Versions::Any, SOON).await;
             assert!(matches!(refused, Err(ConnectError::Tls(_))), "{refused:?}");
 
             // The same server under another name: its address is not enough.
             let other = origin(Scheme::Https, "127.0.0.1", port, ANY);
             let refused = pool_of(roots)
-                .connect(&other, "127.0.0.1".parse().ok(), SOON)
+                .connect(&other, "127.0.0.1".parse().ok(), Versions::Any, SOON)
                 .await;
             assert!(matches!(refused, Err(ConnectError::Tls(_))), "{refused:?}");
         })
@@ -93,7 +98,7 @@ async fn what_a_name_resolves_to_is_judged_before_anything_is_connected_to() {
             let pool = pool(trusting(rustls::RootCertStore::empty()));
             let connect = async |host: &str, allowance| {
                 let origin = origin(Scheme::Http, host, address.port(), allowance);
-                pool.connect(&origin, None, SOON).await
+                pool.connect(&origin, None, Versions::Any, SOON).await
             };
             let refused = connect("localhost", Allowance::default()).await;
             assert!(matches!(refused, Err(ConnectError::Unsafe)), "{refused:?}");
@@ -113,15 +118,21 @@ async fn a_connection_is_never_lent_to_who_might_not_have_made_it() {
             let pool = pool(trusting(rustls::RootCertStore::empty()));
             let mine = origin(Scheme::Http, "127.0.0.1", port, ANY);
             let lease = pool
-                .connect(&mine, "127.0.0.1".parse().ok(), SOON)
+                .connect(&mine, "127.0.0.1".parse().ok(), Versions::Any, SOON)
                 .await
                 .unwrap();
             let _accepted = listener.accept().await.unwrap();
             pool.give_back(lease, Instant::now());
             let theirs = origin(Scheme::Http, "127.0.0.1", port, Allowance::default());
-            assert!(pool.reuse(&theirs).is_none());
-            assert!(pool.reuse(&mine).is_some_and(|lease| lease.is_reused));
-            assert!(pool.reuse(&mine).is_none(), "it is out on loan");
+            assert!(pool.reuse(&theirs, Versions::Any).is_none());
+            assert!(
+                pool.reuse(&mine, Versions::Any)
+                    .is_some_and(|lease| lease.is_reused)
+            );
+            assert!(
+                pool.reuse(&mine, Versions::Any).is_none(),
+                "it is out on loan"
+            );
         })
         .await;
 }

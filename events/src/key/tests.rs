@@ -3,12 +3,13 @@
 use proptest::prelude::*;
 use schemas::api::{Actor, ActorKind, KeyStatus, Source};
 use schemas::{
-    Credential, Environment, EventId, KeyId, Limits, LineageId, SecretId, Timestamp, WorkspaceId,
+    AccountId, Credential, Environment, EventId, KeyId, Limits, LineageId, SecretId,
+    ServiceAccountId, Timestamp, WorkspaceId,
 };
 
 use super::*;
 use crate::command::{KeyCommand, LimitsPatch, MetadataPatch, PatchKey, RotateKey};
-use crate::event::{Event, Recorded, SecretMade, Stream};
+use crate::event::{Change, Event, KeyTransfer, Recorded, SecretMade, Stream};
 use crate::refusal::FieldCode;
 
 const NOW: i64 = 1_800_000_000_000;
@@ -37,8 +38,11 @@ fn create() -> CreateKey {
         name: "checkout-worker-staging".to_owned(),
         category: None,
         environment: Environment::Live,
+        team_id: None,
+        owner: None,
         expires_at: None,
         limits: Limits::default(),
+        access: Access::default(),
         metadata: BTreeMap::new(),
         replaces: None,
         rotation_due_at: None,
@@ -52,6 +56,7 @@ fn rotate(number: u8, overlap_seconds: Option<u64>, reason: Option<&str>) -> Key
         overlap_seconds,
         overlap_max_seconds: 30 * DAY_S,
         reason: reason.map(str::to_owned),
+        self_service: false,
         secret: secret(number),
     })
 }
@@ -125,6 +130,37 @@ fn switching_off_and_on_may_be_repeated() {
     );
     check(&[created()], Reactivate, Ok(vec![]));
     check(&[], Deactivate, Err(Refusal::NotFound("key")));
+}
+
+#[test]
+fn a_key_changes_hands_with_its_history() {
+    let person = Owner::User(AccountId::from_u128(5));
+    let account = Owner::ServiceAccount(ServiceAccountId::from_u128(6));
+    let team_id = Some(TeamId::from_u128(3));
+    let owned = KeyCommand::Create(Box::new(CreateKey {
+        owner: Some(person),
+        ..create()
+    }));
+    let to = |owner, team_id| KeyCommand::Transfer { owner, team_id };
+    let key = given(&[owned.clone(), to(Some(account), team_id)]).unwrap();
+    assert_eq!((key.owner, key.team_id), (Some(account), team_id));
+    assert_eq!(key.secrets.len(), 1);
+    let changes = KeyTransfer {
+        owner: Change::between(&Some(person), &None),
+        team_id: None,
+    };
+    check(
+        &[owned.clone()],
+        to(None, None),
+        Ok(vec![Event::KeyTransferred { changes }]),
+    );
+    check(&[owned.clone()], to(Some(person), None), Ok(vec![]));
+    check(
+        &[owned, KeyCommand::Revoke],
+        to(None, None),
+        Err(Refusal::KeyRevoked),
+    );
+    check(&[], to(None, None), Err(Refusal::NotFound("key")));
 }
 
 #[test]

@@ -2,8 +2,11 @@
 
 use schemas::entry::{Bodies, Timeouts};
 
+use std::sync::Arc;
+
 use super::*;
-use crate::command::TargetRules;
+use crate::command::{OwnPlaces, TargetRules};
+use crate::refusal::FieldCode;
 
 fn create(host: &str) -> CreateTarget {
     CreateTarget {
@@ -18,6 +21,8 @@ fn create(host: &str) -> CreateTarget {
         bodies: Bodies::default(),
         allow_set_cookie: false,
         allow_private: false,
+        groups: Vec::new(),
+        credential: None,
         rules: TargetRules::default(),
     }
 }
@@ -76,7 +81,31 @@ fn hosts() {
         check(inside, Some(FieldCode::HostNotAllowed));
     }
     check("::1", Some(FieldCode::Invalid));
-    check("*.example.com", Some(FieldCode::NotAvailable));
+    for wildcard in ["*.example.com", "*.api.example.com", "*.EXAMPLE.com."] {
+        check(wildcard, None);
+    }
+    for suffix in [
+        "com",
+        "co.uk",
+        "github.io",
+        "*.com",
+        "*.co.uk",
+        "*.github.io",
+        "*",
+        "*.",
+        "*.*",
+    ] {
+        check(suffix, Some(FieldCode::HostNotAllowed));
+    }
+    for bad in [
+        "*example.com",
+        "a.*.com",
+        "*.*.example.com",
+        "**.example.com",
+        "a*.example.com",
+    ] {
+        check(bad, Some(FieldCode::Invalid));
+    }
 }
 
 #[test]
@@ -87,7 +116,7 @@ fn private_targets_only_where_the_installation_lets_them() {
         allow_private: true,
         rules: TargetRules {
             allow_private_upstreams: allowed,
-            is_demo: false,
+            ..TargetRules::default()
         },
         ..create("127.0.0.1")
     };
@@ -195,13 +224,13 @@ fn names_fit_into_a_path() {
 fn the_port_follows_the_scheme_until_somebody_chose_one() {
     let rules = TargetRules {
         allow_private_upstreams: true,
-        is_demo: false,
+        ..TargetRules::default()
     };
     let fields = |port| {
         let create = CreateTarget {
             port,
             allow_private: true,
-            rules,
+            rules: rules.clone(),
             ..create("api.example.com")
         };
         checked(created(&create), Some(&rules), &SecretLook::default()).unwrap()
@@ -212,4 +241,73 @@ fn the_port_follows_the_scheme_until_somebody_chose_one() {
     };
     assert_eq!(patched(&fields(None), &to_http).0.port, 80);
     assert_eq!(patched(&fields(Some(8_443)), &to_http).0.port, 8_443);
+}
+
+#[test]
+fn a_target_does_not_lead_back_to_the_installation() {
+    let rules = TargetRules {
+        allow_private_upstreams: true,
+        own: Arc::new(OwnPlaces {
+            hosts: vec!["keys.example.com".to_owned()],
+            listeners: vec![
+                "127.0.0.1:7070".parse().unwrap(),
+                "0.0.0.0:7080".parse().unwrap(),
+            ],
+        }),
+        ..TargetRules::default()
+    };
+    let check = |host: &str, port: u64, extra_ports: &[u64], allowed: bool| {
+        let create = CreateTarget {
+            port: Some(port),
+            extra_ports: extra_ports.to_vec(),
+            allow_private: true,
+            rules: rules.clone(),
+            ..create(host)
+        };
+        let expected = [("host".to_owned(), FieldCode::HostNotAllowed)];
+        let expected = if allowed { &[][..] } else { &expected[..] };
+        assert_eq!(refused(create), expected, "{host} at {port}");
+    };
+    check("keys.example.com", 8_443, &[], false);
+    check("Keys.Example.Com.", 443, &[], false);
+    check("other.example.com", 443, &[], true);
+    check("127.0.0.1", 7_070, &[], false);
+    check("127.0.0.1", 9_000, &[7_070], false);
+    check("0.0.0.0", 7_070, &[], false);
+    check("127.0.0.1", 7_080, &[], false);
+    check("127.1.2.3", 7_080, &[], false);
+    check("[::1]", 7_080, &[], false);
+    check("127.0.0.1", 9_000, &[], true);
+    check("10.0.0.1", 7_070, &[], true);
+}
+
+#[test]
+fn groups_and_credential_come_and_go() {
+    let credential = schemas::entry::UpstreamCredential {
+        name: "provider".to_owned(),
+        header: "authorization".to_owned(),
+        format: "Bearer {secret}".to_owned(),
+        source: schemas::entry::SecretSource::Env,
+        reference: "PROVIDER".to_owned(),
+    };
+    let mut asked = create("api.example.com");
+    asked.groups = vec!["b".into(), "a".into(), "b".into()];
+    asked.credential = Some(credential.clone());
+    let rules = TargetRules::default();
+    let made = checked(created(&asked), Some(&rules), &SecretLook::default()).unwrap();
+    assert_eq!(made.groups, ["a", "b"]);
+    assert_eq!(made.credential, Some(credential));
+
+    let untouched = patched(&made, &PatchTarget::default()).0;
+    assert_eq!(untouched, made);
+    let emptied = PatchTarget {
+        groups: Some(Vec::new()),
+        credential: Some(None),
+        ..PatchTarget::default()
+    };
+    let emptied = patched(&made, &emptied).0;
+    assert_eq!((emptied.groups, emptied.credential), (Vec::new(), None));
+
+    asked.groups = (0..33).map(|it| format!("g{it}")).collect();
+    assert_eq!(refused(asked), [("groups".to_owned(), FieldCode::Invalid)]);
 }

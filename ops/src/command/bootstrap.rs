@@ -1,5 +1,7 @@
 //! `bootstrap`: the first owner, beside a running control plane or without one.
 
+use control_plane::bootstrap::bootstrap;
+
 use super::{Common, Outcome};
 use crate::wire;
 
@@ -18,7 +20,14 @@ pub(super) async fn run(common: &Common, args: Args) -> anyhow::Result<Outcome> 
     let store = wire::store(&config)?;
     store.migrate().await?;
     let execute = wire::execute(&store);
-    let made = control_plane::bootstrap::bootstrap(&execute, &args.email, WORKSPACE).await?;
+    let made = bootstrap(
+        &store,
+        &execute,
+        &args.email,
+        WORKSPACE,
+        &config.control.public_url(),
+    )
+    .await?;
     common.print(&made)?;
     Ok(Outcome::Good)
 }

@@ -54,11 +54,12 @@ pub(super) async fn run(common: &Common, args: Args) -> anyhow::Result<Outcome> 
     )
     .await?;
     let upstream = echo.as_ref().map(Echo::addr);
-    let proxy_config = data_plane::Config {
+    let mut proxy_config = data_plane::Config {
         // No load balancer stands before `up` that would have to see it leave.
         drain_delay_ms: 0,
         ..wire::data_plane(&config, &identity, regions.trust, upstream)
     };
+    proxy_config.upstreams.own_listeners.push(plane.address());
     let proxy = data_plane::start(proxy_config, regions.own).await?;
     let socket = Socket::open(&common.data_dir, regions.embedded).await;
     if let Err(error) = &socket {

@@ -33,6 +33,13 @@ impl Control {
         }
     }
 
+    /// Where people reach it, as far as the configuration tells: with port 0, only the
+    /// running process knows the port.
+    pub fn public_url(&self) -> String {
+        let url = self.public_url.clone();
+        url.unwrap_or_else(|| format!("http://{}", self.listen))
+    }
+
     pub(super) fn read(values: &Values, default: Self) -> Result<Self, Error> {
         let database_url = values.secret("control.database_url", DATABASE_URL, |url| {
             ["sqlite://", "postgres://", "postgresql://"]
@@ -51,6 +58,19 @@ impl Control {
             database_url: database_url.unwrap_or(default.database_url),
         })
     }
+}
+
+/// The host in an `http://` or `https://` address, lower case.
+pub fn host_of(url: &str) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit('@').next()?;
+    let host = match host.strip_prefix('[') {
+        Some(literal) => literal.split(']').next()?,
+        None => host.split(':').next()?,
+    };
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    (!host.is_empty()).then_some(host)
 }
 
 const DATABASE_URL: &str = "a sqlite:// or postgres:// address";

@@ -3,10 +3,35 @@
 /// A key, and whether what it promises is enforced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
-    /// The key with its section, dotted. All regions share `regions.…`.
+    /// The key with its section, dotted. All entries of a list share `regions.…`.
     pub path: &'static str,
     /// A key that is known but would promise what is not enforced is refused.
     pub available: bool,
+}
+
+/// A section that may stand several times, as `[[name]]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct List {
+    /// Its name.
+    pub name: &'static str,
+    /// What it must look like.
+    pub expected: &'static str,
+}
+
+const LISTS: [List; 2] = [
+    List {
+        name: "regions",
+        expected: "a list of tables, each under its own `[[regions]]`",
+    },
+    List {
+        name: "oidc",
+        expected: "a list of tables, each under its own `[[oidc]]`",
+    },
+];
+
+/// The list with this name.
+pub(super) fn list(name: &str) -> Option<List> {
+    LISTS.into_iter().find(|it| it.name == name)
 }
 
 const fn has(path: &'static str) -> Key {
@@ -33,17 +58,18 @@ pub(super) const ALL: &[Key] = &[
     later("control.tls_key_file"),
     has("data.listen"),
     has("data.admin_listen"),
-    later("data.authz_listen"),
+    has("data.authz_listen"),
     has("data.region"),
     has("data.proxy_id"),
     has("data.snapshot_dir"),
+    has("data.credentials_dir"),
+    has("data.dns_server"),
     later("data.cold_boot"),
     later("data.control_url"),
     has("data.trusted_proxies"),
     has("data.workers"),
-    later("data.credentials_dir"),
-    later("data.tls_cert_file"),
-    later("data.tls_key_file"),
+    has("data.tls_cert_file"),
+    has("data.tls_key_file"),
     has("data.verify_keys"),
     has("data.drain_delay_ms"),
     has("regions.name"),
@@ -53,9 +79,15 @@ pub(super) const ALL: &[Key] = &[
     has("regions.nats_url_file"),
     has("regions.signing_key_file"),
     has("regions.fleet_secret_file"),
-    later("accounts.sign_up"),
-    later("mail.smtp_url"),
-    later("mail.from"),
+    has("accounts.sign_up"),
+    has("mail.smtp_url"),
+    has("mail.smtp_url_file"),
+    has("mail.from"),
+    has("oidc.name"),
+    has("oidc.issuer"),
+    has("oidc.client_id"),
+    has("oidc.client_secret"),
+    has("oidc.client_secret_file"),
     later("audit.signing_key_file"),
     later("audit.origin"),
     has("security.allow_private_upstreams"),

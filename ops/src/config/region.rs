@@ -52,7 +52,7 @@ pub(super) fn read_all(
     data_dir: &Path,
     default: Vec<Region>,
 ) -> Result<Vec<Region>, Error> {
-    let entries = values.regions();
+    let entries = values.list_of_tables("regions");
     let mut regions = Vec::<Region>::with_capacity(entries.len());
     for entry in &entries {
         let region = read(entry, data_dir)?;

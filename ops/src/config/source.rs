@@ -25,7 +25,8 @@ pub enum Origin {
 /// What one source says: a value for each key that it names.
 pub(super) struct Layer {
     values: BTreeMap<&'static str, Written>,
-    regions: Vec<BTreeMap<&'static str, Written>>,
+    /// The lists of tables, each under its name.
+    lists: BTreeMap<&'static str, Vec<BTreeMap<&'static str, Written>>>,
 }
 
 /// A value and where it was written.
@@ -38,7 +39,8 @@ struct Written {
 /// All layers as one; a later one wins.
 pub(super) struct Values {
     values: BTreeMap<&'static str, Written>,
-    regions: Vec<BTreeMap<&'static str, Written>>,
+    /// The lists of tables, each under its name.
+    lists: BTreeMap<&'static str, Vec<BTreeMap<&'static str, Written>>>,
 }
 
 const PREFIX: &str = "THROTTLEPROXY__";
@@ -76,21 +78,23 @@ impl Layer {
 
         let mut layer = Self {
             values: BTreeMap::new(),
-            regions: Vec::new(),
+            lists: BTreeMap::new(),
         };
         for (section, value) in sections {
+            if let Some(list) = key::list(&section) {
+                let Value::Array(entries) = value else {
+                    return Err(wrong(&origin, list.name, list.expected, &value));
+                };
+                let tables = layer.lists.entry(list.name).or_default();
+                for entry in entries {
+                    let Value::Table(keys) = entry else {
+                        return Err(wrong(&origin, list.name, list.expected, &entry));
+                    };
+                    tables.push(checked(list.name, keys, &origin)?);
+                }
+                continue;
+            }
             match value {
-                Value::Array(entries) if section == "regions" => {
-                    for entry in entries {
-                        let Value::Table(keys) = entry else {
-                            return Err(wrong(&origin, "regions", REGIONS, &entry));
-                        };
-                        layer.regions.push(checked("regions", keys, &origin)?);
-                    }
-                }
-                other if section == "regions" => {
-                    return Err(wrong(&origin, "regions", REGIONS, &other));
-                }
                 Value::Table(keys) if key::is_section(&section) => {
                     layer.values.extend(checked(&section, keys, &origin)?);
                 }
@@ -117,8 +121,12 @@ impl Layer {
             };
             let path = rest.to_lowercase().replace("__", ".");
             let origin = Origin::Variable(name);
-            if path == "regions" || path.starts_with("regions.") {
-                return Err(Error::FileOnly { origin });
+            let section = path.split_once('.').map_or(path.as_str(), |(it, _)| it);
+            if let Some(list) = key::list(section) {
+                return Err(Error::FileOnly {
+                    origin,
+                    list: list.name,
+                });
             }
             let key = known(&origin, path)?;
             let Ok(text) = value.into_string() else {
@@ -134,7 +142,7 @@ impl Layer {
         }
         Ok(Self {
             values,
-            regions: Vec::new(),
+            lists: BTreeMap::new(),
         })
     }
 }
@@ -147,7 +155,7 @@ impl Values {
     pub(super) fn new(layers: impl IntoIterator<Item = Layer>) -> Self {
         let mut all = Self {
             values: BTreeMap::new(),
-            regions: Vec::new(),
+            lists: BTreeMap::new(),
         };
         for layer in layers {
             for key in layer.values.keys() {
@@ -158,20 +166,20 @@ impl Values {
                 all.values.remove(twin.as_str());
             }
             all.values.extend(layer.values);
-            if !layer.regions.is_empty() {
-                all.regions = layer.regions;
-            }
+            all.lists.extend(layer.lists);
         }
         all
     }
 
-    /// Each `[[regions]]` entry by itself.
-    pub(super) fn regions(&self) -> Vec<Self> {
-        self.regions
-            .iter()
+    /// Each entry of a list of tables by itself.
+    pub(super) fn list_of_tables(&self, name: &str) -> Vec<Self> {
+        self.lists
+            .get(name)
+            .into_iter()
+            .flatten()
             .map(|values| Self {
                 values: values.clone(),
-                regions: Vec::new(),
+                lists: BTreeMap::new(),
             })
             .collect()
     }
@@ -329,8 +337,6 @@ impl Values {
         matches!(self.origin_of(key), Origin::Variable(_))
     }
 }
-
-const REGIONS: &str = "a list of tables, each under its own `[[regions]]`";
 
 /// The values of one section under their dotted keys, all of them known and available.
 fn checked(

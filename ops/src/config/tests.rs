@@ -55,10 +55,10 @@ fn the_default_file_names_every_key() {
         let (section, name) = key.path.split_once('.').unwrap();
         let mut in_section = false;
         let line = |line: &str| {
+            let line = line.strip_prefix("# ").unwrap_or(line);
             if line.starts_with('[') {
                 in_section = line.trim_matches(['[', ']']) == section;
             }
-            let line = line.strip_prefix("# ").unwrap_or(line);
             in_section && line.split_once(" = ").is_some_and(|(word, _)| word == name)
         };
         let found = if key.available {
@@ -73,7 +73,9 @@ fn the_default_file_names_every_key() {
 #[test]
 fn every_available_key_has_a_place_in_the_configuration() {
     let mut places = BTreeSet::new();
-    let config = serde_json::to_value(Config::default_in(Path::new("data"))).unwrap();
+    let provider = "[[oidc]]\nname = \"id\"\nissuer = \"https://id.example.com\"\n\
+                    client_id = \"c\"\nclient_secret = \"s\"";
+    let config = serde_json::to_value(load(provider, &[]).unwrap()).unwrap();
     for (section, value) in config.as_object().unwrap() {
         let keys = match value {
             Value::Array(entries) => &entries[0],
@@ -201,6 +203,16 @@ fn a_mistake_names_the_place_the_key_and_what_was_expected() {
         (
             "[data]\ncold_boot = true",
             "FILE: `data.cold_boot` is not available yet; leave it out",
+        ),
+        (
+            "[data]\ntls_cert_file = \"a.pem\"",
+            "FILE: `data.tls_key_file` must be the file of the key of `data.tls_cert_file`, \
+             not left out",
+        ),
+        (
+            "[data]\ntls_key_file = \"a.pem\"",
+            "FILE: `data.tls_cert_file` must be the file of the certificate whose key \
+             `data.tls_key_file` is, not left out",
         ),
         (
             "[control]\ndatabase_url = \"mysql://u:secret@h/db\"",

@@ -1,9 +1,9 @@
 use futures_util::StreamExt as _;
 use schemas::digest::Digest;
-use schemas::entry::{Change, ErrorProfile};
 use schemas::entry::{
-    GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus, WorkspacePolicy,
+    Access, GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus, WorkspacePolicy,
 };
+use schemas::entry::{Change, ErrorProfile};
 use schemas::fleet::{FollowerState, Renewal, RenewalAnswer};
 use schemas::name::{BUCKETS, bucket_of};
 use schemas::seal::{FleetSecret, Seal};
@@ -34,6 +34,7 @@ fn secret(rev: Position, status: SecretStatus) -> Change {
             owner: None,
             name: "a key".to_owned(),
             limits: Limits::default(),
+            access: Access::default(),
         },
     }
 }

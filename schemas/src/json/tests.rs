@@ -40,10 +40,13 @@ fn golden_samples_stay_readable() {
         }
     }
     check::<crate::entry::SecretEntry>("secret_entry.1.json");
+    check::<crate::entry::SecretEntry>("secret_entry.2.json");
     check::<crate::entry::PolicyEntry>("policy_entry.workspace.1.json");
     check::<crate::entry::PolicyEntry>("policy_entry.team.1.json");
+    check::<crate::entry::PolicyEntry>("policy_entry.team.2.json");
     check::<crate::entry::PolicyEntry>("policy_entry.owner.1.json");
     check::<crate::entry::PolicyEntry>("policy_entry.target.1.json");
+    check::<crate::entry::PolicyEntry>("policy_entry.target.2.json");
     check::<crate::entry::PolicyEntry>("policy_entry.global.1.json");
     check::<crate::stream::Meta>("meta.1.json");
     check::<crate::stream::Meta>("meta.2.json");

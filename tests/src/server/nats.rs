@@ -38,7 +38,12 @@ impl Nats {
 
     /// How a client reaches it.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.server.port())
+        format!("nats://127.0.0.1:{}", self.port())
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.server.port()
     }
 
     /// Ends it with SIGKILL.

@@ -116,6 +116,20 @@ impl Database {
         format!("postgres://postgres@127.0.0.1:{}/{}", self.port, self.name)
     }
 
+    /// The same database behind another port, such as that of a link.
+    #[must_use]
+    pub fn behind(&self, port: u16) -> Self {
+        Self {
+            name: self.name.clone(),
+            port,
+        }
+    }
+
+    /// The port of its server.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Runs SQL and returns the rows, one a line, columns parted by `|`.
     pub async fn query(&self, sql: &str) -> String {
         self.psql(sql).await.success()

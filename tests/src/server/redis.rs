@@ -71,7 +71,12 @@ impl Redis {
 
     /// How a client reaches it.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.server.port())
+        format!("redis://127.0.0.1:{}", self.port())
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.server.port()
     }
 
     /// Writes all it holds to disk, for a later start to find.

@@ -130,10 +130,16 @@ async fn a_taken_port_names_its_setting() {
         ("control", "listen", "THROTTLEPROXY__CONTROL__LISTEN"),
         ("data", "listen", "THROTTLEPROXY__DATA__LISTEN"),
         ("data", "admin_listen", "THROTTLEPROXY__DATA__ADMIN_LISTEN"),
+        ("data", "authz_listen", "THROTTLEPROXY__DATA__AUTHZ_LISTEN"),
     ] {
         let dir = TempDir::new().unwrap();
         let mut up = command(["up", "--data-dir", &dir.path().display().to_string()]);
-        for free in ["CONTROL__LISTEN", "DATA__LISTEN", "DATA__ADMIN_LISTEN"] {
+        for free in [
+            "CONTROL__LISTEN",
+            "DATA__LISTEN",
+            "DATA__ADMIN_LISTEN",
+            "DATA__AUTHZ_LISTEN",
+        ] {
             let variable_of = format!("THROTTLEPROXY__{free}");
             let value = match variable_of == variable {
                 true => address.to_string(),

@@ -820,19 +820,6 @@ async fn what_is_not_enforced_is_refused() {
             .await
             .expect(200);
     }
-    for (field, value) in [
-        ("team_id", json!("team_01ARZ3NDEKTSV4RRFFQ69G5FAV")),
-        (
-            "owner",
-            json!({ "type": "user", "id": world.bootstrap["account_id"] }),
-        ),
-    ] {
-        let reply = world
-            .owner
-            .post("/api-keys", json!({ "name": "not yet", field: value }))
-            .await;
-        check_not_available(reply, field);
-    }
     world
         .owner
         .post(&key.path("/deactivate?wait=confirmed"), json!({}))

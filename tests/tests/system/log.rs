@@ -27,22 +27,24 @@ const WRITERS: usize = 3;
 const IN_FLIGHT: usize = 64;
 
 /// A log with one workspace in it.
-struct Log {
-    store: Store,
-    execute: Execute,
+pub(crate) struct Log {
+    pub(crate) store: Store,
+    pub(crate) execute: Execute,
     workspace_id: WorkspaceId,
+    /// The owner of the workspace.
+    pub(crate) owner: AccountId,
     url: String,
     _dir: Option<TempDir>,
 }
 
 impl Log {
-    async fn postgres(name: &str) -> Self {
+    pub(crate) async fn postgres(name: &str) -> Self {
         let (postgres, _, _) = shared_servers().await;
         let database = postgres.create(name).await;
         Self::open(database.url().to_owned(), None).await
     }
 
-    async fn sqlite() -> Self {
+    pub(crate) async fn sqlite() -> Self {
         let dir = TempDir::new().unwrap();
         let url = format!("sqlite://{}", dir.path().join("log.db").display());
         Self::open(url, Some(dir)).await
@@ -62,6 +64,7 @@ impl Log {
             store,
             execute,
             workspace_id,
+            owner,
             url,
             _dir: dir,
         };
@@ -71,7 +74,7 @@ impl Log {
         log
     }
 
-    fn request(&self, command: Command) -> Request {
+    pub(crate) fn request(&self, command: Command) -> Request {
         Request {
             steps: vec![Step {
                 command,
@@ -85,10 +88,12 @@ impl Log {
             expected_versions: None,
             idempotency: None,
             rows: Vec::new(),
+            departures: Vec::new(),
+            erases: None,
         }
     }
 
-    async fn run(&self, command: Command) -> Result<Position, Error> {
+    pub(crate) async fn run(&self, command: Command) -> Result<Position, Error> {
         self.execute
             .run(self.request(command))
             .await
@@ -113,8 +118,11 @@ fn create(name: &str) -> KeyCommand {
         name: name.to_owned(),
         category: None,
         environment: Environment::Test,
+        team_id: None,
+        owner: None,
         expires_at: None,
         limits: Limits::default(),
+        access: Default::default(),
         metadata: Default::default(),
         replaces: None,
         rotation_due_at: None,

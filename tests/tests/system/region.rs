@@ -16,7 +16,8 @@ use futures_util::StreamExt;
 use ops::embedded::Embedded;
 use schemas::digest::{self, Digest, Leaf};
 use schemas::entry::{
-    Change, GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus, WorkspacePolicy,
+    Access, Change, GlobalPolicy, Policy, PolicyEntry, Revision, SecretEntry, SecretStatus,
+    WorkspacePolicy,
 };
 use schemas::fleet::{FollowerState, Renewal, RenewalAnswer};
 use schemas::name::{BUCKETS, bucket_of};
@@ -115,6 +116,7 @@ fn secret(number: u8, rev: Position, status: SecretStatus) -> Change {
             owner: None,
             name: format!("key {number}"),
             limits: Limits::default(),
+            access: Access::default(),
         },
     }
 }

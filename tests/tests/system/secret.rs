@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::json;
+use tests::person::Authenticator;
 use tests::proxy::{get, send};
 use tests::wait::eventually;
 use tests::{Ask, Key, World};
@@ -176,6 +177,125 @@ async fn secrets_are_written_down_nowhere() {
         logs.filter(|(_, content)| content.len() > 1000).count() >= 2,
         "nothing was logged"
     );
+}
+
+/// A person is in the rows of their account and in the mail to them; what they prove
+/// themselves with is not even there.
+#[tokio::test]
+async fn people_are_written_down_in_their_own_rows_only() {
+    let world = World::builder("people")
+        .own_servers()
+        .smtp()
+        .log_level("trace")
+        .start()
+        .await;
+    let overheard = world.regions[0].nats.overhear().await;
+    let people = world.people();
+    let jane = people.verified("jane.canary@example.com").await;
+    let link = people.mail_to(&jane.email, 0).await.token();
+    let session = jane.log_in().await;
+    let reply = jane.try_log_in().await.expect(201).json();
+    let session_token = reply["token"].as_str().unwrap().to_owned();
+    let made = json!({ "name": "Somewhere" });
+    session.post("/workspaces", made).await.expect(201);
+    let factor = session.post("/me/totp", json!({})).await.expect(201).json();
+    let totp_secret = factor["secret"].as_str().unwrap().to_owned();
+    let body = json!({ "code": Authenticator::new(&totp_secret).code(0) });
+    session.post("/me/totp", body).await.expect(200);
+    session
+        .post("/control-tokens", json!({ "name": "ci" }))
+        .await
+        .expect(201);
+
+    // What people and programs do wrong with all that.
+    let wrong = "not the password of jane";
+    jane.with_password(wrong).try_log_in().await.expect(401);
+    jane.post("/v1/sessions", json!({ jane.password.as_str(): 1 }))
+        .await
+        .expect(422);
+    jane.post(
+        "/v1/accounts",
+        json!({ "email": jane.email, "password": 7 }),
+    )
+    .await
+    .expect(422);
+    jane.verify(&link).await.expect(422);
+    jane.reset(&link, wrong).await.expect(422);
+    jane.forgot().await.expect(200);
+    let reset = people.mail_to(&jane.email, 1).await.token();
+    let asks = [
+        Ask::get(format!("/v1/me?email={}", jane.email)),
+        Ask::get(format!("/v1/accounts/verify?token={reset}")),
+        Ask::get(format!("/v1/sessions/oidc/x/callback?code={session_token}")),
+        Ask::get(format!("/v1/sessions/{session_token}")),
+        Ask::get("/v1/me").header("cookie", format!("throttleproxy_session={session_token}")),
+        Ask::post("/v1/sessions", format!("{{\"password\": \"{wrong}\"")),
+    ];
+    for ask in asks {
+        let reply = session.send(ask).await;
+        assert!(reply.status >= 400 || reply.status == 200, "{reply:?}");
+    }
+    let named = json!({ "name": format!("key of {}", jane.email) });
+    session
+        .post("/api-keys", named)
+        .await
+        .refused(422, "name_looks_like_secret");
+    world
+        .command(["account", "suspend", "--email", &jane.email])
+        .run()
+        .await
+        .unwrap()
+        .success();
+    let replayed = world.command(["replay"]).run().await.unwrap().success();
+    world.proxy().stop().await;
+    world.control_plane.stop().await;
+
+    let dump = world.database.dump().await;
+    let events = "SELECT string_agg(convert_from(canonical, 'UTF8'), ' ') FROM events";
+    let redis = world.regions[0].redis.everything().await.unwrap();
+    let mut places: Vec<(String, Vec<u8>)> = vec![
+        (
+            "the log".into(),
+            world.database.query(events).await.into_bytes(),
+        ),
+        ("Redis".into(), redis.join("\n").into_bytes()),
+        ("NATS".into(), overheard.messages().join("\n").into_bytes()),
+        ("a replay".into(), replayed.into_bytes()),
+    ];
+    // The mail server's own files are the mailbox that people read.
+    let is_ours = |path: &std::path::Path| !path.display().to_string().contains("/smtp-");
+    for (path, content) in world.files().unwrap() {
+        if is_ours(&path) {
+            places.push((path.display().to_string(), content));
+        }
+    }
+    let hash = world
+        .database
+        .query("SELECT password_hash FROM accounts WHERE name <> ''")
+        .await;
+    let proofs = [jane.password.as_str(), wrong, &session_token, &link, &reset];
+    for (place, content) in &places {
+        let named = [
+            jane.email.as_str(),
+            "jane.canary",
+            &jane.name,
+            hash.trim(),
+            &totp_secret,
+        ];
+        for part in named.into_iter().chain(proofs) {
+            assert!(!contains(content, part.as_bytes()), "{place} holds {part}");
+        }
+    }
+    for proof in proofs {
+        assert!(!dump.contains(proof), "the database holds {proof}");
+    }
+    // The search would have found it.
+    assert!(hash.starts_with("$argon2id$"), "{hash}");
+    assert!(dump.contains("jane.canary@example.com"));
+    let is_loud = |(name, content): &&(String, Vec<u8>)| {
+        name.ends_with(".log") && name.contains("control") && content.len() > 10_000
+    };
+    assert!(places.iter().any(|it| is_loud(&it)), "nothing was logged");
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
