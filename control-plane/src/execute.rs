@@ -300,7 +300,8 @@ impl Append {
             None => self.store.connect().await?,
         };
         let backend = self.store.backend();
-        let (outcomes, batch) = decide_all(&mut connection, backend, &self.look, requests).await?;
+        let (outcomes, batch) =
+            carry_out_all(&mut connection, backend, &self.look, requests).await?;
         Ok((connection, outcomes, batch))
     }
 }
@@ -347,7 +348,7 @@ enum Failure {
 }
 
 /// Everything between begin and commit.
-async fn decide_all(
+async fn carry_out_all(
     connection: &mut AnyConnection,
     backend: Backend,
     look: &SecretLook,
@@ -398,89 +399,24 @@ impl Batch {
             return Ok(first);
         }
         let now = fresh::now();
-        if let Some(expected) = &request.expected_versions
-            && let Some(step) = request.steps.first()
-            && let Ok(Some(first)) = self.load(connection, step.command.stream()).await
-            && !expected.contains(&first.version())
-        {
-            let actual = first.version();
-            return Ok(Err(Refusal::VersionMismatch { actual }.into()));
-        }
-        // All steps are decided before any is written, so that a refusal undoes nothing.
-        let mut decided = Vec::with_capacity(request.steps.len());
-        for step in &request.steps {
-            match self
-                .decide(connection, look, step.clone(), &decided, now)
-                .await?
-            {
-                Ok(step) => decided.push(step),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-        let asked = decided.len();
-        for departure in &request.departures {
-            let steps = match departure.steps(connection).await? {
-                Ok(steps) => steps,
-                Err(refusal) => return Ok(Err(refusal.into())),
-            };
-            for step in steps {
-                match self.decide(connection, look, step, &decided, now).await? {
-                    Ok(step) => decided.push(step),
-                    Err(error) => return Ok(Err(error)),
-                }
-            }
-        }
-
-        if let Some(account_id) = request.erases {
-            let leaves = request.departures.iter().map(|it| it.workspace_id);
-            // Somebody who joined a workspace a moment ago would leave a member behind who
-            // is nobody.
-            if !erase::is_only_in(connection, account_id, leaves).await? {
-                return Ok(Err(Error::Unavailable(None)));
-            }
-        }
-
-        let mut rows = Vec::new();
-        let mut place = self.head.clone();
-        let mut afterwards = Vec::new();
-        for (number, it) in decided.into_iter().enumerate() {
-            let stream = it.step.command.stream();
-            let mut aggregate = it.aggregate;
-            // What follows from a departure follows from its first event.
-            let cause = rows.first().filter(|_| number >= asked);
-            let causation_id = cause.map(|row: &log::Row| row.recorded.id);
-            for event in it.events {
-                let unplaced = Unplaced {
-                    request,
-                    step: &it.step,
-                    aggregate: aggregate.as_ref(),
-                    causation_id,
-                    at: now,
-                };
-                let row = match next_row(&mut place, &unplaced, event) {
-                    Ok(row) => row,
-                    Err(error) => return Ok(Err(Error::TooLarge(error))),
-                };
-                let after = events::evolve(aggregate.clone(), &row.recorded);
-                if let Err(error) = check_entries(aggregate.as_ref(), after.as_ref(), &row) {
-                    return Ok(Err(Error::EntryTooLarge(error)));
-                }
-                aggregate = after;
-                rows.push(row);
-            }
-            afterwards.push((stream, aggregate));
-        }
-
-        for row in &rows {
+        let decided = match self.decide_all(connection, look, request, now).await? {
+            Ok(decided) => decided,
+            Err(error) => return Ok(Err(error)),
+        };
+        let placed = match self.place(request, decided, now) {
+            Ok(placed) => placed,
+            Err(error) => return Ok(Err(error)),
+        };
+        for row in &placed.rows {
             log::insert(connection, row).await?;
         }
-        if let Some(first) = rows.first() {
+        if let Some(first) = placed.rows.first() {
             self.first
                 .get_or_insert((first.recorded.position, first.recorded.id));
         }
-        self.head = place;
-        let changed = !rows.is_empty();
-        for (stream, aggregate) in &afterwards {
+        self.head = placed.head;
+        let changed = !placed.rows.is_empty();
+        for (stream, aggregate) in &placed.afterwards {
             if changed && let Some(aggregate) = aggregate {
                 view::save(connection, *stream, aggregate).await?;
             }
@@ -492,10 +428,10 @@ impl Batch {
         if let Some(account_id) = request.erases {
             erase::remove_rows(connection, account_id).await?;
         }
-        let Some((stream, Some(aggregate))) = afterwards.into_iter().next() else {
+        let Some((stream, Some(aggregate))) = placed.afterwards.into_iter().next() else {
             return Ok(Err(Refusal::NotFound("resource").into()));
         };
-        let last = rows.last().map(|row| row.recorded.position);
+        let last = placed.rows.last().map(|row| row.recorded.position);
         let outcome = Outcome {
             position: last.unwrap_or_else(|| aggregate.position()),
             aggregate,
@@ -506,6 +442,91 @@ impl Batch {
             idempotency::remember(connection, repeated, stream, &outcome).await?;
         }
         Ok(Ok(outcome))
+    }
+
+    /// Decides all steps, those too that follow from departures, before any is written: so
+    /// a refusal undoes nothing.
+    async fn decide_all(
+        &mut self,
+        connection: &mut AnyConnection,
+        look: &SecretLook,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Result<Vec<Decided>, Error>, store::Error> {
+        if let Some(expected) = &request.expected_versions
+            && let Some(step) = request.steps.first()
+            && let Ok(Some(first)) = self.load(connection, step.command.stream()).await
+            && !expected.contains(&first.version())
+        {
+            let actual = first.version();
+            return Ok(Err(Refusal::VersionMismatch { actual }.into()));
+        }
+        let mut decided = Vec::with_capacity(request.steps.len());
+        let mut undecided = request.steps.clone();
+        let mut departures = request.departures.iter();
+        loop {
+            for step in undecided {
+                match self.decide(connection, look, step, &decided, now).await? {
+                    Ok(step) => decided.push(step),
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            undecided = match departures.next() {
+                None => break,
+                Some(departure) => match departure.steps(connection).await? {
+                    Ok(steps) => steps,
+                    Err(refusal) => return Ok(Err(refusal.into())),
+                },
+            };
+        }
+        if let Some(account_id) = request.erases {
+            let leaves = request.departures.iter().map(|it| it.workspace_id);
+            // Somebody who joined a workspace a moment ago would leave a member behind who
+            // is nobody.
+            if !erase::is_only_in(connection, account_id, leaves).await? {
+                return Ok(Err(Error::Unavailable(None)));
+            }
+        }
+        Ok(Ok(decided))
+    }
+
+    /// Gives what was decided its places in the log.
+    fn place(
+        &self,
+        request: &Request,
+        decided: Vec<Decided>,
+        now: Timestamp,
+    ) -> Result<Placed, Error> {
+        let asked = request.steps.len();
+        let mut placed = Placed {
+            rows: Vec::new(),
+            afterwards: Vec::with_capacity(decided.len()),
+            head: self.head.clone(),
+        };
+        for (number, it) in decided.into_iter().enumerate() {
+            let stream = it.step.command.stream();
+            let mut aggregate = it.aggregate;
+            // What follows from a departure follows from its first event.
+            let cause = placed.rows.first().filter(|_| number >= asked);
+            let causation_id = cause.map(|row: &log::Row| row.recorded.id);
+            for event in it.events {
+                let unplaced = Unplaced {
+                    request,
+                    step: &it.step,
+                    aggregate: aggregate.as_ref(),
+                    causation_id,
+                    at: now,
+                };
+                let row = next_row(&mut placed.head, &unplaced, event).map_err(Error::TooLarge)?;
+                let after = events::evolve(aggregate.clone(), &row.recorded);
+                check_entries(aggregate.as_ref(), after.as_ref(), &row)
+                    .map_err(Error::EntryTooLarge)?;
+                aggregate = after;
+                placed.rows.push(row);
+            }
+            placed.afterwards.push((stream, aggregate));
+        }
+        Ok(placed)
     }
 
     /// Decides one step, on what the log holds and on the steps before it.
@@ -577,6 +598,15 @@ struct Decided {
     step: Step,
     aggregate: Option<Aggregate>,
     events: Vec<Event>,
+}
+
+/// A request with its places in the log, about to be written.
+struct Placed {
+    rows: Vec<log::Row>,
+    /// The aggregates of the steps, after them.
+    afterwards: Vec<(Stream, Option<Aggregate>)>,
+    /// The head after all of it.
+    head: Head,
 }
 
 /// What an event has around it before it has a place.

@@ -62,7 +62,6 @@ use crate::execute::Execute;
 use crate::fleet::Fleet;
 use crate::fresh;
 use crate::oidc::Providers;
-use crate::plane::Config;
 use crate::store::{Store, log};
 
 use failure::Failure;
@@ -77,19 +76,25 @@ pub(crate) use serve::serve;
 pub struct App(Arc<Shared>);
 
 struct Shared {
-    store: Store,
-    execute: Execute,
-    fleet: Fleet,
-    accounts: Accounts,
-    providers: Providers,
-    /// Where people reach the control plane, without a slash at the end.
-    public_url: String,
+    parts: Parts,
     denials: Denials,
-    /// The head of the log, as far as it is known here.
-    head: watch::Receiver<Position>,
-    target_rules: events::command::TargetRules,
     /// Idempotency keys whose first request has not been answered yet.
     running: Mutex<HashSet<(String, String)>>,
+}
+
+/// What an [`App`] is made of.
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) execute: Execute,
+    pub(crate) fleet: Fleet,
+    pub(crate) accounts: Accounts,
+    pub(crate) providers: Providers,
+    /// Where people reach the control plane, without a slash at the end.
+    pub(crate) public_url: String,
+    /// The head of the log, as far as it is known here.
+    pub(crate) head: watch::Receiver<Position>,
+    /// What the installation lets targets be.
+    pub(crate) target_rules: events::command::TargetRules,
 }
 
 /// The id of a request, made here and never taken from the caller.
@@ -99,63 +104,43 @@ pub(crate) struct RequestId(pub(crate) String);
 // === impl App ===
 
 impl App {
-    pub(crate) fn new(
-        config: &Config,
-        store: Store,
-        execute: Execute,
-        fleet: Fleet,
-        accounts: Accounts,
-        providers: Providers,
-        public_url: String,
-        head: watch::Receiver<Position>,
-    ) -> Self {
-        let denials = Denials::start(execute.clone(), accounts.attempts.clone());
+    pub(crate) fn new(parts: Parts) -> Self {
+        let attempts = parts.accounts.attempts.clone();
         Self(Arc::new(Shared {
-            denials,
-            head,
-            store,
-            execute,
-            fleet,
-            accounts,
-            providers,
-            public_url,
-            target_rules: events::command::TargetRules {
-                allow_private_upstreams: config.allow_private_upstreams,
-                own: Arc::new(config.own_places.clone()),
-                is_demo: false,
-            },
+            denials: Denials::start(parts.execute.clone(), attempts),
+            parts,
             running: Mutex::new(HashSet::new()),
         }))
     }
 
     /// The database.
     pub fn store(&self) -> &Store {
-        &self.0.store
+        &self.0.parts.store
     }
 
     /// The only write path.
     pub fn execute(&self) -> &Execute {
-        &self.0.execute
+        &self.0.parts.execute
     }
 
     /// What the proxies report.
     pub fn fleet(&self) -> &Fleet {
-        &self.0.fleet
+        &self.0.parts.fleet
     }
 
     /// People, and how they prove who they are.
     pub(crate) fn accounts(&self) -> &Accounts {
-        &self.0.accounts
+        &self.0.parts.accounts
     }
 
     /// Where people may sign in.
     pub(crate) fn providers(&self) -> &Providers {
-        &self.0.providers
+        &self.0.parts.providers
     }
 
     /// Where people reach the control plane, without a slash at the end.
     pub(crate) fn public_url(&self) -> &str {
-        &self.0.public_url
+        &self.0.parts.public_url
     }
 
     /// The same without a path: what a browser calls the origin of our pages.
@@ -175,7 +160,7 @@ impl App {
 
     /// The head of the log, as far as it is known here.
     pub(crate) fn head(&self) -> watch::Receiver<Position> {
-        self.0.head.clone()
+        self.0.parts.head.clone()
     }
 
     /// Records that a caller who is known may not do what they tried.
@@ -207,7 +192,7 @@ impl App {
 
     /// What the installation lets targets be.
     pub(crate) fn target_rules(&self) -> events::command::TargetRules {
-        self.0.target_rules.clone()
+        self.0.parts.target_rules.clone()
     }
 
     /// Marks an idempotency key as running until the guard is dropped; `None` where it

@@ -303,7 +303,21 @@ async fn due(store: &Store, now: Timestamp) -> Result<Vec<Waiting>, Error> {
     .fetch_all(store.background())
     .await
     .map_err(failed("look for mail to send"))?;
-    rows.iter().map(of_row).collect()
+    let mut waiting = Vec::with_capacity(rows.len());
+    for row in &rows {
+        match of_row(row) {
+            Ok(row) => waiting.push(row),
+            // It must not stand in the way of all others for ever.
+            Err(error) => {
+                let id: MailId = column::<String>(row, "id")?
+                    .parse()
+                    .map_err(|_| corrupt("outbox.id"))?;
+                tracing::error!(mail = %id, error = %Chain(&error), "a mail is given up");
+                remove(store, id).await?;
+            }
+        }
+    }
+    Ok(waiting)
 }
 
 /// Takes a mail for this sender; `false` where another was first.

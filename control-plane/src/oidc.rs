@@ -142,6 +142,11 @@ impl Providers {
     }
 }
 
+/// Whether `[[oidc]] issuer` can be this: codes and secrets go there.
+pub fn is_issuer(text: &str) -> bool {
+    text.parse().is_ok_and(|uri| client::is_safe(&uri))
+}
+
 /// The path under which a provider's sign-ins stand; its cookie is sent there only.
 pub fn path(name: &str) -> String {
     format!("/v1/sessions/oidc/{name}")

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use events::command::OwnPlaces;
+use events::command::TargetRules;
 use schemas::api::SignUp;
 use schemas::{BootId, Position};
 use tokio::net::TcpListener;
@@ -23,7 +24,7 @@ use crate::chain::Chain;
 use crate::execute::{self, Execute, NOTIFY_CHANNEL, raise};
 use crate::fleet::{Fleet, Listener};
 use crate::fresh;
-use crate::http::{self, App};
+use crate::http::{self, App, Parts};
 use crate::mail::{self, Outbox, Sender, Transport};
 use crate::oidc::{self, Providers};
 use crate::projector::{self, Projector};
@@ -152,16 +153,20 @@ impl Plane {
             sign_up: config.sign_up,
         };
         let sender = Sender::new(store.clone(), outbox, transport, public_url.clone());
-        let app = App::new(
-            &config,
-            store.clone(),
-            execute.clone(),
-            fleet.clone(),
+        let app = App::new(Parts {
+            store: store.clone(),
+            execute: execute.clone(),
+            fleet: fleet.clone(),
             accounts,
-            Providers::new(config.oidc.clone(), &public_url)?,
+            providers: Providers::new(config.oidc.clone(), &public_url)?,
             public_url,
-            head_seen.clone(),
-        );
+            head: head_seen.clone(),
+            target_rules: TargetRules {
+                allow_private_upstreams: config.allow_private_upstreams,
+                own: Arc::new(config.own_places.clone()),
+                is_demo: false,
+            },
+        });
         let stop = CancellationToken::new();
         let boot_id = fresh::id(BootId::from_parts);
 

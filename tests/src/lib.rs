@@ -5,6 +5,7 @@
 )]
 
 pub mod control;
+pub mod dns;
 pub mod frames;
 pub mod http;
 pub mod link;
@@ -22,6 +23,7 @@ pub mod wire;
 pub mod world;
 
 pub use control::{Control, Key};
+pub use dns::Dns;
 pub use http::{Ask, Reply};
 pub use link::Link;
 pub use person::{People, Person};

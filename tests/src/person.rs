@@ -106,8 +106,8 @@ impl People {
             .flatten()
             .map(|it| it.path())
             .filter(|it| {
-                !it.file_name()
-                    .is_some_and(|it| it.as_encoded_bytes()[0] == b'.')
+                it.file_name()
+                    .is_none_or(|it| it.as_encoded_bytes()[0] != b'.')
             })
             .collect();
         files.sort();

@@ -168,7 +168,7 @@ impl Error {
 /// reads the file.
 fn body(text: &str) -> Body {
     let is_plain = text.is_ascii()
-        && !text.contains(|it: char| it == '\0' || it == '\r')
+        && !text.contains(['\0', '\r'])
         && text.lines().all(|line| line.len() <= LINE_BYTES_MAX);
     if !is_plain {
         return Body::new(text.to_owned());

@@ -150,11 +150,15 @@ fn a_key_changes_hands_with_its_history() {
         team_id: None,
     };
     check(
-        &[owned.clone()],
+        std::slice::from_ref(&owned),
         to(None, None),
         Ok(vec![Event::KeyTransferred { changes }]),
     );
-    check(&[owned.clone()], to(Some(person), None), Ok(vec![]));
+    check(
+        std::slice::from_ref(&owned),
+        to(Some(person), None),
+        Ok(vec![]),
+    );
     check(
         &[owned, KeyCommand::Revoke],
         to(None, None),

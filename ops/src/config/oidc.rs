@@ -41,10 +41,7 @@ fn read(values: &Values) -> Result<Oidc, Error> {
         schemas::name::is_region(text).then(|| text.to_owned())
     })?;
     let issuer = values.parsed("oidc.issuer", ISSUER, |text| {
-        ["https://", "http://"]
-            .iter()
-            .any(|scheme| text.starts_with(scheme))
-            .then(|| text.to_owned())
+        control_plane::oidc::is_issuer(text).then(|| text.to_owned())
     })?;
     let client_id = values.parsed("oidc.client_id", CLIENT_ID, |text| {
         (!text.is_empty()).then(|| text.to_owned())
@@ -68,6 +65,6 @@ fn read(values: &Values) -> Result<Oidc, Error> {
 }
 
 const NAME: &str = "a provider's name: 1 to 32 of a-z, 0-9 and `-`";
-const ISSUER: &str = "an https:// address";
+const ISSUER: &str = "an https:// address, or an http:// one on this machine";
 const CLIENT_ID: &str = "the client id that the provider gave";
 const CLIENT_SECRET: &str = "the client secret that the provider gave";

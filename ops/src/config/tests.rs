@@ -201,6 +201,40 @@ fn a_mistake_names_the_place_the_key_and_what_was_expected() {
             "FILE: `regions` must be a list of tables, each under its own `[[regions]]`, not a table",
         ),
         (
+            "[accounts]\nsign_up = \"closed\"",
+            "FILE: `accounts.sign_up` must be open or invite, not \"closed\"",
+        ),
+        (
+            "[mail]\nfrom = \"nobody\"",
+            "FILE: `mail.from` must be an address such as `ThrottleProxy <keys@example.com>`, \
+             not \"nobody\"",
+        ),
+        (
+            "[mail]\nsmtp_url = \"http://u:secret@h\"",
+            "FILE: `mail.smtp_url` must be an smtp:// or smtps:// address, not what is written \
+             there",
+        ),
+        (
+            "[[oidc]]\nname = \"id\"\nissuer = \"http://id.example.com\"",
+            "FILE: `oidc.issuer` must be an https:// address, or an http:// one on this machine, \
+             not \"http://id.example.com\"",
+        ),
+        (
+            "[[oidc]]\nname = \"id\"\nissuer = \"https://i\"\nclient_id = \"c\"",
+            "FILE: `oidc.client_secret` must be the client secret that the provider gave, not \
+             left out",
+        ),
+        (
+            "[[oidc]]\nname = \"id\"\nissuer = \"https://i\"\nclient_id = \"c\"\n\
+             client_secret = \"s\"\n[[oidc]]\nname = \"id\"\nissuer = \"https://j\"\n\
+             client_id = \"c\"\nclient_secret = \"s\"",
+            "FILE: two `[[oidc]]` are named `id`",
+        ),
+        (
+            "[oidc]\nname = \"id\"",
+            "FILE: `oidc` must be a list of tables, each under its own `[[oidc]]`, not a table",
+        ),
+        (
             "[data]\ncold_boot = true",
             "FILE: `data.cold_boot` is not available yet; leave it out",
         ),
@@ -311,6 +345,23 @@ fn a_secret_may_stand_in_a_file_of_its_own() {
         config.redacted().control.database_url,
         "postgres://redacted@h/db"
     );
+}
+
+#[test]
+fn secrets_of_people_are_not_shown() {
+    let config = load(
+        "[mail]\nsmtp_url = \"smtps://u:p@mail.example.com\"\n[[oidc]]\nname = \"id\"\n\
+         issuer = \"https://id.example.com\"\nclient_id = \"c\"\nclient_secret = \"s3cret\"",
+        &[],
+    )
+    .unwrap();
+    assert_eq!(config.oidc[0].client_secret, "s3cret");
+    let shown = toml::to_string(&config.redacted()).unwrap();
+    assert!(
+        shown.contains("smtps://redacted@mail.example.com"),
+        "{shown}"
+    );
+    assert!(!shown.contains("s3cret"), "{shown}");
 }
 
 #[test]

@@ -353,6 +353,37 @@ fn rows() -> Vec<Row> {
             "/targets/{target}",
             needs("target.update", Workspace),
         ),
+        // Access groups and upstream credentials.
+        reads(
+            "GET /access-groups",
+            "/access-groups",
+            needs("target.read", Workspace),
+        ),
+        changes(
+            "POST /access-groups",
+            "/access-groups",
+            needs("target.update", Workspace),
+        ),
+        changes(
+            "DELETE /access-groups/{name}",
+            "/access-groups/{group}",
+            needs("target.update", Workspace),
+        ),
+        reads(
+            "GET /credentials",
+            "/credentials",
+            needs("target.read", Workspace),
+        ),
+        changes(
+            "POST /credentials",
+            "/credentials",
+            needs("target.update", Workspace),
+        ),
+        changes(
+            "DELETE /credentials/{name}",
+            "/credentials/{credential}",
+            needs("target.update", Workspace),
+        ),
         // Keys.
         reads("GET /api-keys", "/api-keys", needs("key.read", Somewhere)),
         changes("POST /api-keys", "/api-keys", own_key("key.create"))
@@ -455,6 +486,11 @@ fn of_key(key: &str, place: Where) -> Vec<Row> {
             path("/rotate"),
             or_own("key.rotate"),
         ),
+        reads(
+            "GET /api-keys/{id}/effective-access",
+            path("/effective-access"),
+            read(),
+        ),
         reads("GET /api-keys/{id}/rotation", path("/rotation"), read()),
         changes(
             "POST /api-keys/{id}/transfer",
@@ -465,6 +501,11 @@ fn of_key(key: &str, place: Where) -> Vec<Row> {
             "POST /api-keys/{id}/purge",
             path("/purge"),
             needs("key.revoke", place),
+        ),
+        reads(
+            "GET /api-keys/{id}/effective-access",
+            path("/effective-access"),
+            read(),
         ),
         reads(
             "GET /api-keys/{id}/history",
@@ -670,6 +711,13 @@ async fn scene(world: &World) -> Scene {
     let target = owner
         .target("canary", world.upstream.port(), json!({}))
         .await;
+    let group = json!({ "name": "canary-group" });
+    owner.post("/access-groups", group).await.expect(201);
+    let credential = json!({
+        "name": "canary-credential", "header": "authorization", "format": "Bearer {secret}",
+        "source": "file", "ref": "CANARY",
+    });
+    owner.post("/credentials", credential).await.expect(201);
     let robot = json!({ "name": "canary robot", "team_id": our_team });
     let robot = owner.post("/service-accounts", robot).await.expect(201);
     let invitation = json!({ "email": "invited@canary.example", "team_id": our_team });
@@ -725,9 +773,13 @@ async fn scene(world: &World) -> Scene {
         ("team_key", team_key.id),
         ("plain_key", plain_key.id),
         ("target", id(&target)),
+        ("group", "canary-group".to_owned()),
+        ("credential", "canary-credential".to_owned()),
         ("robot", id(&robot.json())),
         ("invitation", id(&invitation.json())),
         ("token", id(&narrowed.json())),
+        ("group", "canary-group".to_owned()),
+        ("credential", "canary-credential".to_owned()),
     ];
     Scene {
         ids: ids.into(),
@@ -864,6 +916,7 @@ async fn an_id_of_another_workspace_is_not_found_anywhere() {
         .await;
     let user = |id: &str| json!({ "type": "user", "id": id });
     let robot = || json!({ "type": "service_account", "id": "{robot}" });
+    let access = || json!({ "mode": "restrict", "targets": ["{target}"] });
     let posts = [
         ("/api-keys", json!({ "name": "a", "team_id": "{our_team}" })),
         (
@@ -877,6 +930,28 @@ async fn an_id_of_another_workspace_is_not_found_anywhere() {
         (
             "/api-keys",
             json!({ "name": "d", "replaces": "{plain_key}" }),
+        ),
+        ("/api-keys", json!({ "name": "h", "access": access() })),
+        ("/teams", json!({ "name": "i", "access": access() })),
+        (
+            "/api-keys",
+            json!({ "name": "t", "access": { "mode": "restrict", "targets": ["{target}"] } }),
+        ),
+        (
+            "/api-keys",
+            json!({ "name": "u", "access": { "mode": "restrict", "groups": ["{group}"] } }),
+        ),
+        (
+            "/teams",
+            json!({ "name": "v", "access": { "mode": "restrict", "targets": ["{target}"] } }),
+        ),
+        (
+            "/targets",
+            json!({ "name": "w", "host": "api.example.com", "groups": ["{group}"] }),
+        ),
+        (
+            "/targets",
+            json!({ "name": "x", "host": "api.example.com", "credential": "{credential}" }),
         ),
         (
             "/service-accounts",

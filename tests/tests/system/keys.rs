@@ -795,11 +795,6 @@ async fn what_is_not_enforced_is_refused() {
         ("budget", "budget", json!({ "max": 1, "currency": "EUR" })),
         ("concurrency", "concurrency", json!(3)),
         ("queue", "queue", json!({ "size": 1, "wait_ms_max": 10 })),
-        (
-            "access",
-            "access",
-            json!({ "mode": "restrict", "targets": [] }),
-        ),
         ("staleness", "staleness", json!("strict")),
         ("limits", "limits.rph", json!({ "rph": 100 })),
         ("limits", "limits.tpm", json!({ "tpm": 100 })),

@@ -45,12 +45,13 @@ impl<'w> People<'w> {
         let workspace_id = fresh::id(WorkspaceId::from_parts);
         let owner = fresh::id(AccountId::from_parts);
         let people = Self::open(world, workspace_id, owner).await;
+        people.account(owner).await;
         let name = "elsewhere".to_owned();
         people
             .run(WorkspaceCommand::Create { name, owner })
             .await
             .unwrap();
-        let person = people.admit(owner).await;
+        let person = people.token(owner).await;
         (people, person)
     }
 
@@ -69,6 +70,7 @@ impl<'w> People<'w> {
     /// A new member with a role.
     pub async fn join(&self, role: Role) -> Person {
         let account_id = fresh::id(AccountId::from_parts);
+        self.account(account_id).await;
         let id = fresh::id(InvitationId::from_parts);
         for command in [
             InvitationCommand::Create {
@@ -83,7 +85,7 @@ impl<'w> People<'w> {
                 .await
                 .unwrap();
         }
-        self.admit(account_id).await
+        self.token(account_id).await
     }
 
     /// A new member who is only something in a team.
@@ -129,9 +131,8 @@ impl<'w> People<'w> {
         }
     }
 
-    /// A verified account and a token of it.
-    async fn admit(&self, id: AccountId) -> Person {
-        let text = token::generate();
+    /// A verified account.
+    async fn account(&self, id: AccountId) {
         let mut rows = self.rows.lock().await;
         sqlx::query(
             "INSERT INTO accounts (id, email, address, email_verified, created_at_ms) \
@@ -142,6 +143,12 @@ impl<'w> People<'w> {
         .execute(&mut *rows)
         .await
         .unwrap();
+    }
+
+    /// A token of an account.
+    async fn token(&self, id: AccountId) -> Person {
+        let text = token::generate();
+        let mut rows = self.rows.lock().await;
         sqlx::query(
             "INSERT INTO control_tokens (id, hash, account_id, workspace_id, name, \
              created_at_ms) VALUES ($1, $2, $3, $4, 'test', 0)",

@@ -266,3 +266,41 @@ async fn the_admin_of_a_team_has_its_service_accounts() {
     let of_foreign = format!("/service-accounts?team_id={foreign}");
     owner.get(&of_foreign).await.refused(404, "not_found");
 }
+
+#[tokio::test]
+async fn what_its_token_makes_for_itself_is_its_own() {
+    let world = World::start("sa-token").await;
+    let owner = &world.owner;
+    let own = team(owner, json!({ "name": "own" })).await;
+    let other = team(owner, json!({ "name": "other" })).await;
+    let account = service_account(owner, &own, "deploy").await;
+    let body = json!({ "name": "robot", "service_account_id": account,
+                       "scopes": ["key.create_self", "key.read"] });
+    let made = owner.post("/control-tokens", body).await.expect(201).json();
+    let robot = owner.with_token(made["token"].as_str().unwrap());
+
+    let body = json!({ "name": "a", "team_id": own });
+    let key = robot.post("/api-keys", body).await.expect(201).json();
+    assert_eq!(key["owner"], machine(&account));
+    assert_eq!(key["created_by"], machine(&account));
+    assert_eq!(key["source"], "self_service");
+    let mine = robot.get("/api-keys?mine=true").await.expect(200).json();
+    assert_eq!(mine["data"][0]["id"], key["id"]);
+    let path = format!("/api-keys/{}", key["id"].as_str().unwrap());
+    let others = owner.key_with(json!({ "name": "b", "team_id": own })).await;
+    let body = json!({ "name": "c", "team_id": other });
+    robot
+        .post("/api-keys", body)
+        .await
+        .refused_fields("validation", &["owner"]);
+    let reply = robot.delete(&others.path("")).await;
+    reply.refused(403, "forbidden");
+    let patch = json!({ "category": "x" });
+    robot.patch(&path, patch).await.refused(403, "forbidden");
+    robot.delete(&path).await.expect(204);
+
+    let off = format!("/service-accounts/{account}");
+    let off = owner.patch(&off, json!({ "active": false })).await;
+    off.expect(200);
+    robot.get("/api-keys").await.refused(401, "unauthenticated");
+}

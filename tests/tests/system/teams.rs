@@ -2,8 +2,8 @@
 
 use schemas::{AccountId, MemberStatus, Role, TeamId, TeamRole};
 use serde_json::{Value, json};
-use tests::proxy::{Verdict, verdict};
-use tests::{Ask, Control, World};
+use tests::proxy::{Verdict, get, verdict};
+use tests::{Ask, Control, Key, Upstream, World};
 
 use crate::people::{People, Person, service_account, set, team};
 
@@ -533,7 +533,7 @@ async fn roles_reach_as_far_as_their_teams() {
     let free = owner.key("free").await;
 
     // The admin of a team: all of its keys, and none of others.
-    assert_eq!(ids(&lead.control, "/api-keys").await, [inside.id.clone()]);
+    assert_eq!(ids(&lead.control, "/api-keys").await, [inside.id.as_str()]);
     let made = lead
         .control
         .post("/api-keys", json!({ "name": "by lead", "team_id": own }))
@@ -612,7 +612,7 @@ async fn roles_reach_as_far_as_their_teams() {
         .refused(403, "forbidden");
     assert_eq!(
         ids(&developer.control, &by_owner).await,
-        [inside.id.clone()]
+        [inside.id.as_str()]
     );
     let seen = developer
         .control
@@ -630,6 +630,89 @@ async fn roles_reach_as_far_as_their_teams() {
         .expect(200)
         .json();
     assert_eq!(seen["owner"], lead.owner());
+}
+
+#[tokio::test]
+async fn a_team_keeps_its_keys_to_some_targets() {
+    let world = World::start("team-access").await;
+    let owner = &world.owner;
+    let people = People::of(&world).await;
+    let second = Upstream::start().await;
+    owner
+        .post("/access-groups", json!({ "name": "models" }))
+        .await
+        .expect(201);
+    let grouped = json!({ "groups": ["models"] });
+    let grouped = owner.target("grouped", second.port(), grouped).await;
+    let targets = owner.get("/targets").await.expect(200).json();
+    let targets = targets["data"].as_array().unwrap();
+    let echo = targets.iter().find(|it| it["name"] == "echo").unwrap();
+    let (echo, grouped) = (
+        echo["id"].as_str().unwrap(),
+        grouped["id"].as_str().unwrap(),
+    );
+
+    let access = json!({ "mode": "restrict", "groups": ["models"] });
+    let id = team(owner, json!({ "name": "own", "access": access })).await;
+    let ada = people.join_team(&id, TeamRole::TeamDeveloper).await;
+    let body = json!({ "name": "inside", "team_id": id });
+    let inside = Key::of(ada.control.post("/api-keys", body).await.expect(201));
+    let free = owner.key("free").await;
+    let status = async |key: &Key, target: &str| {
+        let path = format!("/t/{target}/x");
+        get(world.proxy(), &key.secret, &path).await.status
+    };
+    assert_eq!(status(&inside, "grouped").await, 200);
+    assert_eq!(status(&inside, "echo").await, 403);
+    assert_eq!(status(&free, "echo").await, 200);
+    for (target, expected) in [
+        (grouped, vec![&inside.id, &free.id]),
+        (echo, vec![&free.id]),
+    ] {
+        let found = ids(owner, &format!("/api-keys?target={target}")).await;
+        assert_eq!(found.iter().collect::<Vec<_>>(), expected);
+    }
+    let first = format!("/api-keys?target={grouped}&limit=1");
+    let first = owner.get(&first).await.expect(200).json();
+    assert_eq!(first["data"][0]["id"], inside.id.as_str());
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let rest = format!("/api-keys?target={grouped}&cursor={cursor}");
+    assert_eq!(ids(owner, &rest).await, [free.id.as_str()]);
+    // Whose key it is may know why.
+    let why = inside.path("/effective-access");
+    let why = ada.control.get(&why).await.expect(200).json();
+    let rows = why["targets"].as_array().unwrap().iter();
+    let allowed: Vec<_> = rows
+        .filter(|it| it["allowed"] == true)
+        .map(|it| &it["id"])
+        .collect();
+    assert_eq!(allowed, [grouped]);
+    let why = ada.control.get(&free.path("/effective-access")).await;
+    why.refused(403, "forbidden");
+
+    let path = format!("/teams/{id}?wait=applied");
+    let shadow = json!({ "access": { "shadow": true } });
+    let shown = owner.patch(&path, shadow).await.expect(200).json();
+    assert_eq!(shown["access"]["groups"], json!(["models"]));
+    assert_eq!(status(&inside, "echo").await, 200);
+    let narrowed = json!({ "access": { "shadow": null, "groups": null } });
+    owner.patch(&path, narrowed).await.expect(200);
+    assert_eq!(status(&inside, "grouped").await, 403);
+    owner
+        .patch(&path, json!({ "access": null }))
+        .await
+        .expect(200);
+    assert_eq!(status(&inside, "grouped").await, 200);
+
+    for (access, status) in [
+        (json!({ "mode": "restrict", "groups": ["unknown"] }), 404),
+        (json!({ "mode": "restrict", "targets": ["tgt_x"] }), 422),
+        (json!({ "mode": "inherit", "groups": ["models"] }), 422),
+        (json!({ "mood": "restrict" }), 422),
+    ] {
+        let reply = owner.patch(&path, json!({ "access": access })).await;
+        assert_eq!(reply.status, status, "{}", reply.text());
+    }
 }
 
 #[tokio::test]
